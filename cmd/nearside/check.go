@@ -1,0 +1,154 @@
+package main
+
+import (
+	"fmt"
+	"slices"
+	"strconv"
+
+	"nearside/policy"
+)
+
+// check finds what is wrong between values that are each right by themselves,
+// and completes the rules.
+func (s *settings) check() error {
+	for _, check := range []func() error{s.checkAddresses, s.checkTimes, s.checkSizes, s.checkRules} {
+		if err := check(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// fail is an error at the first of the paths that was given; the others have
+// their defaults, which the reason names.
+func (s *settings) fail(reason string, paths ...string) error {
+	for _, p := range paths {
+		if at, ok := s.at[p]; ok {
+			return &configError{at, reason}
+		}
+	}
+	return &configError{place{source: "defaults"}, reason}
+}
+
+func (s *settings) checkAddresses() error {
+	c := &s.cfg
+	if len(c.Listen) == 0 {
+		return s.fail("listen names no address: nobody could connect", "listen")
+	}
+	for i, a := range c.Listen {
+		path := "listen[" + strconv.Itoa(i) + "]"
+		if slices.Contains(c.Listen[:i], a) && !anyPort(a) {
+			return s.fail(fmt.Sprintf("%s is given twice", a), path, "listen")
+		}
+		if c.ProtectedMode && !loopback(a) {
+			return s.fail(fmt.Sprintf("%s can be reached from other machines: that needs protected_mode: false, and default_user: none unless everybody may do what nearside may", a), path, "listen")
+		}
+	}
+	if c.Admin == "" {
+		return nil
+	}
+	if slices.Contains(c.Listen, c.Admin) && !anyPort(c.Admin) {
+		return s.fail(fmt.Sprintf("admin and listen name the same address, %s", c.Admin), "admin", "listen")
+	}
+	if c.ProtectedMode && !loopback(c.Admin) {
+		return s.fail(fmt.Sprintf("the admin address %s can be reached from other machines: that needs protected_mode: false", c.Admin), "admin")
+	}
+	return nil
+}
+
+// checkTimes: a proof that is asked for less often than it must be renewed
+// would never hold.
+func (s *settings) checkTimes() error {
+	if s.cfg.Ping < s.cfg.MaxStaleness {
+		return nil
+	}
+	return s.fail(fmt.Sprintf("cache.ping (%s) must be shorter than cache.max_staleness (%s)", s.cfg.Ping, s.cfg.MaxStaleness),
+		"cache.ping", "cache.max_staleness")
+}
+
+func (s *settings) checkSizes() error {
+	c := &s.cfg
+	if c.MaxRequest > c.Buffers {
+		return s.fail(fmt.Sprintf("max_request (%s) is more than buffers (%s), the budget of all sessions", sizeText(c.MaxRequest), sizeText(c.Buffers)),
+			"max_request", "buffers")
+	}
+	if c.ReplyBuffer > c.Buffers {
+		return s.fail(fmt.Sprintf("reply_buffer (%s) is more than buffers (%s), the budget of all sessions", sizeText(c.ReplyBuffer), sizeText(c.Buffers)),
+			"reply_buffer", "buffers")
+	}
+	return nil
+}
+
+func (s *settings) checkRules() error {
+	byPrefix := map[string]*rule{}
+	for _, r := range s.inFileOrder() {
+		at := s.at[r.path+".prefix"]
+		if first := byPrefix[r.Prefix]; first != nil {
+			return &configError{at, fmt.Sprintf("the %s rule %q has the same prefix as the %s rule in line %d",
+				r.Kind, r.Prefix, first.Kind, s.at[first.path+".prefix"].line)}
+		}
+		byPrefix[r.Prefix] = r
+		if r.Kind == policy.CacheRule {
+			if err := s.complete(r); err != nil {
+				return err
+			}
+		}
+	}
+	for i, r := range s.rules {
+		r.ID = i + 1
+		s.cfg.Rules = append(s.cfg.Rules, r.Rule)
+	}
+	return nil
+}
+
+// inFileOrder: locks and cache may stand in either order, and the later rule
+// is the one that is too many.
+func (s *settings) inFileOrder() []*rule {
+	line := func(r *rule) place { return s.at[r.path+".prefix"] }
+	return slices.SortedStableFunc(slices.Values(s.rules), func(a, b *rule) int {
+		return (line(a).line-line(b).line)*1_000_000 + line(a).col - line(b).col
+	})
+}
+
+// complete fills in what a cache rule does not say. No reply may take more
+// than an eighth of the cache: it would drive out everything else.
+func (s *settings) complete(r *rule) error {
+	if r.TTL == 0 {
+		r.TTL = s.cacheTTL
+	}
+	most := s.cfg.Memory / 8
+	if r.maxReply > most {
+		return s.fail(fmt.Sprintf("max_reply (%s) is more than an eighth of cache.memory (%s)", sizeText(r.maxReply), sizeText(s.cfg.Memory)),
+			r.path+".max_reply")
+	}
+	if r.maxReply == 0 {
+		r.maxReply = min(defaultMaxReply, most)
+	}
+	r.MaxReply = int(r.maxReply)
+	return nil
+}
+
+// warnings are about what is allowed and yet probably not meant.
+func (s *settings) warnings() []string {
+	var out []string
+	caches := 0
+	for _, r := range s.inFileOrder() {
+		if r.Kind == policy.CacheRule {
+			caches++
+		}
+		if n := len(r.Prefix); n > 0 && r.Prefix[n-1] == '*' {
+			out = append(out, fmt.Sprintf("%s: warning: a prefix is not a pattern: the %s rule %q matches only keys that hold the asterisk itself",
+				s.at[r.path+".prefix"], r.Kind, r.Prefix))
+		}
+	}
+	if caches == 0 {
+		out = append(out, "warning: there are no cache rules: every read goes to Redis")
+	}
+	if s.cfg.Link == "none" {
+		out = append(out, fmt.Sprintf("%s: warning: without a link nothing bounds staleness but each rule's ttl", s.at["cache.link"]))
+	}
+	return out
+}
+
+// anyPort: the kernel chooses the port, so two such addresses do not collide.
+func anyPort(addr string) bool { return len(addr) > 2 && addr[len(addr)-2:] == ":0" }

@@ -1,0 +1,110 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"strings"
+
+	"nearside/configs"
+)
+
+// mostConfig bounds the configuration file.
+const mostConfig = 1 << 20
+
+// sampleName is what messages call the built-in sample.
+const sampleName = "configs/nearside.yaml"
+
+// load reads the configuration and lets the overrides replace what it says.
+func load(o *options) (*settings, error) {
+	name, data := sampleName, configs.Sample
+	if o.config != "" {
+		var err error
+		name = o.config
+		if data, err = readConfig(name); err != nil {
+			return nil, err
+		}
+	}
+	s, err := parse(name, data)
+	if err != nil {
+		return nil, err
+	}
+	for _, v := range o.overrides {
+		if err := s.override(v); err != nil {
+			return nil, err
+		}
+	}
+	if err := s.check(); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+func readConfig(name string) ([]byte, error) {
+	f, err := os.Open(name)
+	if err != nil {
+		return nil, unreadable(name, err)
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, mostConfig+1))
+	if err != nil {
+		return nil, unreadable(name, err)
+	}
+	if len(data) > mostConfig {
+		return nil, unreadable(name, fmt.Errorf("it is larger than %s", sizeText(mostConfig)))
+	}
+	return data, nil
+}
+
+func unreadable(name string, err error) error {
+	var pe *fs.PathError
+	if errors.As(err, &pe) {
+		err = pe.Err
+	}
+	return fmt.Errorf("cannot read the configuration %s: %w", name, err)
+}
+
+// parse reads one file. What its values mean together is checked later, when
+// flags and environment have had their say.
+func parse(name string, data []byte) (*settings, error) {
+	s := defaults()
+	d := &decoder{file: name, at: s.at}
+	if err := d.decode(data, s.keys()); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// override is a value that a flag or the environment gives for a key.
+type override struct {
+	key    string // listen, admin or redis
+	value  string
+	source string // -listen, NEARSIDE_LISTEN
+}
+
+func (s *settings) override(o override) error {
+	at := place{source: o.source}
+	var err error
+	switch o.key {
+	case "redis":
+		err = redisURL(&s.cfg.Redis)(o.value)
+	case "admin":
+		err = adminAddress(&s.cfg.Admin)(o.value)
+	case "listen":
+		s.cfg.Listen = nil
+		for i, a := range strings.Split(o.value, ",") {
+			s.at[fmt.Sprintf("listen[%d]", i)] = at
+			add := listenAddress(func(a string) { s.cfg.Listen = append(s.cfg.Listen, a) })
+			if err = add(strings.TrimSpace(a)); err != nil {
+				break
+			}
+		}
+	}
+	s.at[o.key] = at
+	if err != nil {
+		return &configError{at, err.Error()}
+	}
+	return nil
+}

@@ -1,0 +1,144 @@
+// Command nearside runs a near cache in front of Redis.
+//
+//	main.go      from start to exit code
+//	options.go   flags and environment
+//	load.go      the file, and what overrides it
+//	settings.go  the table of all keys, and their defaults
+//	decode.go    YAML along that table; every error has a position
+//	values.go    one parser for each kind of value
+//	check.go     what is wrong between values
+//	embedded.go  the Redis for trying it out
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"nearside/proxy"
+)
+
+// The exit codes.
+const (
+	exitFine  = 0
+	exitError = 1 // the configuration, or it could not start
+	exitUsage = 2
+)
+
+func main() {
+	os.Exit(run(os.Args[1:], os.Getenv, os.Stdout, os.Stderr))
+}
+
+func run(args []string, getenv func(string) string, stdout, stderr io.Writer) int {
+	o, err := parseOptions(args, getenv, stderr)
+	switch {
+	case errors.Is(err, flag.ErrHelp):
+		return exitFine
+	case err != nil:
+		return exitUsage
+	}
+	if o.version {
+		fmt.Fprintln(stdout, versionLine())
+		return exitFine
+	}
+
+	s, err := load(o)
+	if err != nil {
+		complain(stderr, err)
+		return exitError
+	}
+	for _, w := range s.warnings() {
+		fmt.Fprintln(stderr, w)
+	}
+	if o.test {
+		name := o.config
+		if name == "" {
+			name = sampleName
+		}
+		fmt.Fprintf(stdout, "%s: configuration is fine\n", name)
+		return exitFine
+	}
+
+	if err := serve(s, o.embedded(), stdout, stderr); err != nil {
+		complain(stderr, err)
+		return exitError
+	}
+	return exitFine
+}
+
+// complain writes one line. A mistake in the configuration begins with its
+// place, as compilers do it, so that editors can jump there.
+func complain(stderr io.Writer, err error) {
+	var ce *configError
+	if errors.As(err, &ce) {
+		fmt.Fprintln(stderr, err)
+		return
+	}
+	fmt.Fprintf(stderr, "nearside: %s\n", oneLine(err.Error()))
+}
+
+// serve runs the proxy until a signal ends it.
+func serve(s *settings, embedded bool, stdout, stderr io.Writer) error {
+	ctx, cancel := untilSignal()
+	defer cancel()
+
+	cfg := s.cfg
+	cfg.Version = buildVersion()
+	cfg.Log = newLogger(stderr, s.logLevel, s.logFormat)
+	if embedded {
+		stop, err := startEmbedded(&cfg)
+		if err != nil {
+			return err
+		}
+		defer stop()
+	}
+	p, err := proxy.New(cfg)
+	if err != nil {
+		return err
+	}
+
+	done := make(chan error, 1)
+	go func() { done <- p.Run(ctx) }()
+	select {
+	case err := <-done:
+		return err
+	case <-p.Ready():
+	}
+	if embedded {
+		greet(stdout, p.Addrs(), p.AdminAddr(), &cfg)
+	}
+	return <-done
+}
+
+// untilSignal is done at the first SIGINT or SIGTERM; the second ends the
+// process at once.
+func untilSignal() (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancel(context.Background())
+	signals := make(chan os.Signal, 2)
+	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM)
+	go func() {
+		<-signals
+		cancel()
+		<-signals
+		os.Exit(exitError)
+	}()
+	return ctx, cancel
+}
+
+func newLogger(w io.Writer, level, format string) *slog.Logger {
+	var l slog.Level
+	if err := l.UnmarshalText([]byte(level)); err != nil {
+		l = slog.LevelInfo
+	}
+	o := &slog.HandlerOptions{Level: l}
+	if format == "json" {
+		return slog.New(slog.NewJSONHandler(w, o))
+	}
+	return slog.New(slog.NewTextHandler(w, o))
+}

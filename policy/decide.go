@@ -1,0 +1,514 @@
+package policy
+
+import (
+	"bytes"
+	"fmt"
+	"maps"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+)
+
+// Route is the way one command takes.
+type Route uint8
+
+const (
+	// RoutePass: stateless; it goes to a shared connection of Decision.DB
+	// (the locks' own connections if Decision.Lock).
+	RoutePass Route = iota
+	// RouteCache: a read whose answer may come from the near cache and is kept
+	// there. All keys lie in the cache database under cache rules that keep it.
+	RouteCache
+	// RouteLocal: the session answers it (PING, HELLO, SELECT, CLIENT …, NEARSIDE …).
+	RouteLocal
+	// RoutePin: it needs an origin connection that the session owns for a
+	// while; Command.Pin says why.
+	RoutePin
+	// RouteSplit: its keys lie in both databases and it can be taken apart
+	// (MGET, EXISTS, DEL, UNLINK, TOUCH, MSET).
+	RouteSplit
+	// RouteView: it speaks of the whole keyspace of database 0, which is joined
+	// of two databases: KEYS, SCAN, RANDOMKEY, DBSIZE, FLUSHDB.
+	RouteView
+	// RouteRefused: Decision.Err is the answer.
+	RouteRefused
+)
+
+// Effect says what a command may change.
+type Effect uint8
+
+const (
+	// WritesKeys: the keys with Key.Write set.
+	WritesKeys Effect = 1 << iota
+	// WritesAll: more than it names, at worst everything (FLUSHALL, SWAPDB, FUNCTION …).
+	WritesAll
+	// WritesUnnamed: it may write keys that it does not name, but Redis reports
+	// each of them (scripts not known to keep to their KEYS, unknown commands).
+	WritesUnnamed
+)
+
+// Fence says why hits must wait for a round trip on the link after the reply.
+type Fence uint8
+
+const (
+	// FenceLock: the command may acquire a lock (SET … NX, SETNX under a lock rule, …).
+	FenceLock Fence = 1 << iota
+	// FenceScript: a script that is not known to keep to its KEYS, or an unknown command.
+	FenceScript
+)
+
+// Key is one key of a command.
+type Key struct {
+	Pos   int   // index in args
+	DB    int   // the Redis database it lives in
+	Rule  *Rule // the rule it lies under in that database, or nil
+	Write bool  // the command may change it
+}
+
+// Decision is what policy decides for one command.
+type Decision struct {
+	Cmd    *Command // nil: not in the table and not learned
+	Route  Route
+	DB     int    // the Redis database it goes to; meaningless for RouteSplit, RouteView, RouteLocal
+	Lock   bool   // a key lies under a lock rule: use the locks' own connections
+	Keys   []Key  // reused between calls
+	Effect Effect // what it may change
+	Fence  Fence
+	Err    string // with RouteRefused: the error line without '-' and CRLF
+}
+
+// Options are what a Policy can be told beside its rules. The zero value refuses
+// only what cannot work through nearside.
+type Options struct {
+	// Deny lists commands to refuse: "name", with all its subcommands, or "name|sub". Case is ignored.
+	Deny []string
+	// HashFieldTTL says that the origin can let single hash fields expire
+	// (Redis 7.4 on): then reads that such an expiry may change are not cached.
+	HashFieldTTL bool
+}
+
+// Policy decides what happens to commands. It is safe for concurrent use.
+type Policy struct {
+	rules   *Rules
+	hashTTL atomic.Bool     // Options.HashFieldTTL
+	deny    map[string]bool // lower case
+	scripts scripts
+
+	learning sync.Mutex            // held by Learn
+	learned  atomic.Pointer[index] // replaced, never changed; nil: nothing learned
+}
+
+// New returns the policy of these rules.
+func New(r *Rules, opts Options) *Policy {
+	p := &Policy{rules: r, deny: map[string]bool{}}
+	p.hashTTL.Store(opts.HashFieldTTL)
+	for _, name := range opts.Deny {
+		p.deny[strings.ToLower(strings.TrimSpace(name))] = true
+	}
+	return p
+}
+
+// SetHashFieldTTL changes Options.HashFieldTTL, when the origin's version becomes known.
+func (p *Policy) SetHashFieldTTL(can bool) { p.hashTTL.Store(can) }
+
+// Rules returns the rules it was made with.
+func (p *Policy) Rules() *Rules { return p.rules }
+
+// Learn adds a command that the origin knows and the table does not, as
+// COMMAND INFO states it; a subcommand as "container|sub". What stands in the
+// table is not changed. A command that may write and whose keys cannot be told
+// from these numbers stays treated as unknown, except that its arity is known.
+func (p *Policy) Learn(name string, arity int, flags []string, first, last, step int) {
+	name = strings.ToLower(name)
+	container, sub, isSub := strings.Cut(name, "|")
+	parent := commands[container]
+	if parent != nil && (!isSub || parent.subs[sub] != nil) {
+		return
+	}
+	c := &Command{Name: name, Arity: arity, First: first, Last: last, Step: step, denial: denial(name)}
+	for _, flag := range flags {
+		c.Flags |= flagOf(flag)
+	}
+	if first > 0 {
+		c.keys = []keySpec{{write: c.Flags.Has(FlagWrite), first: first, last: last, steps: max(step, 1)}}
+	}
+	switch {
+	case c.Flags.Has(FlagReadonly):
+	case c.Flags.Has(FlagMovableKeys):
+		c.opaque = true
+	case c.Flags.Has(FlagWrite):
+		c.opaque = first <= 0
+	default:
+		c.opaque = c.Flags.Has(FlagModule) // Redis's own commands say when they write, modules may forget to
+	}
+	if c.Flags.Has(FlagBlocking) {
+		c.route, c.Pin = RoutePin, PinBlock
+	}
+	if parent != nil && parent.route == RouteLocal {
+		c.route = RouteLocal
+	}
+
+	p.learning.Lock()
+	defer p.learning.Unlock()
+	next := index{}
+	if known := p.learned.Load(); known != nil {
+		next = maps.Clone(*known)
+	}
+	next[name] = c
+	p.learned.Store(&next)
+}
+
+// lookup finds the command: in the table, else among the learned ones.
+func (p *Policy) lookup(args [][]byte) *Command {
+	c := Lookup(args)
+	if c != nil && (c.subs == nil || len(args) < 2) {
+		return c
+	}
+	known := p.learned.Load()
+	if known == nil {
+		return c
+	}
+	if len(args) > 1 {
+		if sub := (*known)[subName(args)]; sub != nil {
+			return sub
+		}
+	}
+	if c == nil {
+		c = (*known)[string(bytes.ToLower(args[0]))]
+	}
+	return c
+}
+
+// subName spells what the first two arguments would be called as a subcommand.
+func subName(args [][]byte) string {
+	return strings.ToLower(string(args[0]) + "|" + string(args[1]))
+}
+
+// Decide fills d with what is to happen to the request args of a session at
+// database sessionDB. It reuses d.Keys and keeps no reference to args.
+func (p *Policy) Decide(d *Decision, sessionDB int, args [][]byte) {
+	*d = Decision{Keys: d.Keys[:0], DB: p.rules.home(sessionDB)}
+	if len(args) == 0 {
+		return
+	}
+	c := p.lookup(args)
+	d.Cmd = c
+	if len(p.deny) != 0 && p.denied(d, args) {
+		return
+	}
+	switch {
+	case c == nil:
+		p.decideUnknown(d, sessionDB, args, 1)
+		return
+	case c.route == RouteRefused:
+		d.refuse(c.refusal)
+		return
+	case c.route == RouteLocal:
+		d.Route = RouteLocal
+		return
+	case !c.ArityOK(len(args)):
+		return // Redis says so itself
+	case c.subs != nil && len(args) > 1: // a subcommand nobody knows
+		p.decideUnknown(d, sessionDB, args, 2)
+		return
+	case c.opaque:
+		at := 1
+		if strings.Contains(c.Name, "|") {
+			at = 2
+		}
+		p.decideUnknown(d, sessionDB, args, at)
+		d.Route = c.route
+		return
+	}
+
+	var ok bool
+	if d.Keys, ok = AppendKeys(d.Keys, c, args); !ok {
+		// Redis refuses it. Should Redis understand it after all, being newer, nothing it writes is missed.
+		if !c.Flags.Has(FlagReadonly) {
+			p.decideUnknown(d, sessionDB, args, 1)
+		}
+		return
+	}
+	several := p.locate(d, sessionDB, args)
+	p.route(d, sessionDB, args, several)
+	if d.Route == RouteRefused {
+		return
+	}
+	if c.writesAll {
+		d.Effect |= WritesAll
+	}
+	d.effects(c)
+	p.quirks(d, args)
+}
+
+// locate fills in the keys' databases and rules, and reports whether they live in more than one database.
+func (p *Policy) locate(d *Decision, sessionDB int, args [][]byte) (several bool) {
+	for i := range d.Keys {
+		k := &d.Keys[i]
+		if d.Cmd.quirk == quirkCopy && i == 1 {
+			if n, ok := copyDB(args); ok {
+				// The copy goes to another database whatever lives there; a session there sees it so.
+				k.DB, k.Rule = p.rules.place(args[k.Pos], n)
+				d.Lock = d.Lock || k.Rule != nil && k.Rule.Kind == LockRule
+				continue
+			}
+		}
+		k.DB, k.Rule = p.rules.place(args[k.Pos], sessionDB)
+		d.Lock = d.Lock || k.Rule != nil && k.Rule.Kind == LockRule
+		if i == 0 {
+			d.DB = k.DB
+		}
+		several = several || k.DB != d.DB
+	}
+	return several
+}
+
+// route sets d.Route.
+func (p *Policy) route(d *Decision, sessionDB int, args [][]byte, several bool) {
+	c := d.Cmd
+	switch {
+	case c.Pin == PinTx:
+		d.Route = RoutePin // WATCH may watch keys of both databases
+	case several && c.route == RouteSplit:
+		d.Route = RouteSplit
+	case several:
+		d.refuse(crossed(d.Keys, args))
+	case c.route == RoutePin && (c.quirk != quirkIfBlock || blocks(args)):
+		d.Route = RoutePin
+	case c.route == RouteView && sessionDB == 0 && p.rules.locksDB != p.rules.cacheDB:
+		d.Route = RouteView
+	case c.Cache && p.cacheable(d, args):
+		d.Route = RouteCache
+	}
+	if sessionDB == 0 && c.quirk == quirkSort {
+		p.checkPatterns(d, args)
+	}
+	if c.quirk == quirkCopy || c.quirk == quirkMove {
+		p.checkTarget(d, args)
+	}
+}
+
+// cacheable reports whether every key lies under a cache rule that keeps this read.
+func (p *Policy) cacheable(d *Decision, args [][]byte) bool {
+	c := d.Cmd
+	if c.Hash && p.hashTTL.Load() || len(d.Keys) != 1 && c.quirk != quirkMGet {
+		return false
+	}
+	if c.quirk == quirkSort && readsPatterns(args) {
+		return false
+	}
+	for i := range d.Keys {
+		if rule := d.Keys[i].Rule; rule == nil || rule.Kind != CacheRule || !rule.keeps(c) {
+			return false
+		}
+	}
+	return true
+}
+
+// effects sets what writing the keys implies.
+func (d *Decision) effects(c *Command) {
+	for i := range d.Keys {
+		k := &d.Keys[i]
+		if !k.Write {
+			continue
+		}
+		d.Effect |= WritesKeys
+		if k.Rule != nil && k.Rule.Kind == LockRule && !c.release {
+			d.Fence |= FenceLock
+		}
+	}
+}
+
+// quirks adds what the arguments of some commands imply.
+func (p *Policy) quirks(d *Decision, args [][]byte) {
+	var script verdict
+	switch d.Cmd.quirk {
+	case quirkSet:
+		for _, arg := range args[3:] {
+			if is(arg, "nx") {
+				d.Fence |= FenceLock // a lock, by rule or not
+			}
+		}
+		return
+	case quirkSetNX:
+		d.Fence |= FenceLock
+		return
+	case quirkCopy:
+		if len(args) > 3 && hasDB(args) {
+			d.Effect |= WritesAll
+		}
+		return
+	case quirkSource:
+		p.scripts.source(args[d.Cmd.sourceAt]) // EVALSHA may name it later
+		return
+	case quirkEval:
+		script = p.scripts.source(args[1])
+	case quirkEvalSHA:
+		script = p.scripts.sha(args[1])
+	case quirkFCall:
+	default:
+		return
+	}
+	if !script.keeps {
+		d.Effect |= WritesUnnamed
+		d.Fence |= FenceScript
+	}
+	if script.releases {
+		d.Fence &^= FenceLock
+	}
+}
+
+// decideUnknown treats every argument as a possible key. The one at first chooses the database.
+func (p *Policy) decideUnknown(d *Decision, sessionDB int, args [][]byte, first int) {
+	if len(args) > first {
+		d.DB = p.rules.DBOf(args[first], sessionDB)
+	}
+	for i := 1; i < len(args); i++ {
+		db, rule := p.rules.place(args[i], sessionDB)
+		if db != d.DB {
+			rule = nil // it runs in d.DB: should this be a key, then one of that database
+		}
+		if rule != nil && rule.Kind == LockRule {
+			d.Lock = true
+			d.Fence |= FenceLock
+		}
+		d.Keys = append(d.Keys, Key{Pos: i, DB: d.DB, Rule: rule, Write: true})
+	}
+	d.Effect |= WritesKeys | WritesUnnamed
+	d.Fence |= FenceScript
+}
+
+// refuse makes err the answer, and leaves no effect behind.
+func (d *Decision) refuse(err string) {
+	d.Route, d.Err, d.Effect, d.Fence = RouteRefused, err, 0, 0
+}
+
+// denied applies Options.Deny.
+func (p *Policy) denied(d *Decision, args [][]byte) bool {
+	var name string
+	if d.Cmd != nil {
+		name = d.Cmd.Name
+	} else {
+		name = string(bytes.ToLower(args[0]))
+	}
+	container, _, _ := strings.Cut(name, "|")
+	switch {
+	case p.deny[name]:
+		if d.Cmd != nil {
+			d.refuse(d.Cmd.denial)
+			return true
+		}
+	case p.deny[container]:
+		name = container
+	case len(args) > 1 && (d.Cmd == nil || d.Cmd.subs != nil) && p.deny[subName(args)]:
+		name = subName(args) // a subcommand that neither the table nor the origin has told of
+	default:
+		return false
+	}
+	d.refuse(denial(printable(name)))
+	return true
+}
+
+// crossed words the refusal of a command whose keys live in two databases.
+func crossed(keys []Key, args [][]byte) string {
+	a, b := keys[0], keys[0]
+	for _, k := range keys {
+		if k.DB != a.DB {
+			b = k
+		}
+	}
+	return fmt.Sprintf("CROSSDB Keys in request don't live in the same database (nearside keeps '%s' in database %d and '%s' in database %d)",
+		printable(string(args[a.Pos])), a.DB, printable(string(args[b.Pos])), b.DB)
+}
+
+// printable makes a client's bytes fit for an error line.
+func printable(s string) string {
+	const most = 64
+	if len(s) > most {
+		s = s[:most] + "..."
+	}
+	quoted := strconv.QuoteToASCII(s)
+	return quoted[1 : len(quoted)-1]
+}
+
+// readsPatterns reports whether a SORT reads keys by pattern.
+func readsPatterns(args [][]byte) bool {
+	for i := 2; i < len(args); i++ {
+		if is(args[i], "by") || is(args[i], "get") {
+			return true
+		}
+	}
+	return false
+}
+
+// checkPatterns refuses a SORT at database 0 whose BY or GET could name keys of
+// the database it does not run in: it would sort by nothing, silently.
+func (p *Policy) checkPatterns(d *Decision, args [][]byte) {
+	for i := 2; i+1 < len(args); i++ {
+		if is(args[i], "limit") {
+			i += 2
+			continue
+		}
+		if is(args[i], "store") {
+			i++
+			continue
+		}
+		if !is(args[i], "by") && !is(args[i], "get") {
+			continue
+		}
+		i++
+		// Only the first * is replaced; without one no key is read.
+		literal, _, found := bytes.Cut(args[i], []byte("*"))
+		if !found {
+			continue
+		}
+		if dbs := p.rules.prefixDBs(literal, false); len(dbs) > 1 || dbs[0] != d.DB {
+			d.refuse(fmt.Sprintf("CROSSDB Keys in request don't live in the same database (nearside keeps '%s' in database %d, "+
+				"and keys like '%s' may live elsewhere)", printable(string(args[1])), d.DB, printable(string(args[i]))))
+			return
+		}
+	}
+}
+
+// hasDB reports whether a COPY has the option DB.
+func hasDB(args [][]byte) bool {
+	for _, arg := range args[3:] {
+		if is(arg, "db") {
+			return true
+		}
+	}
+	return false
+}
+
+// copyDB returns the number after COPY's option DB; the last one counts.
+func copyDB(args [][]byte) (db int, ok bool) {
+	for i := 3; i+1 < len(args); i++ {
+		if is(args[i], "db") {
+			i++
+			db, ok = count(args[i])
+		}
+	}
+	return db, ok
+}
+
+// checkTarget refuses a COPY or MOVE to database 0 of a key that a session
+// there would look for in another one.
+func (p *Policy) checkTarget(d *Decision, args [][]byte) {
+	var db int
+	var ok bool
+	key := args[1]
+	if d.Cmd.quirk == quirkMove {
+		db, ok = count(args[2])
+	} else {
+		db, ok = copyDB(args)
+		key = args[2]
+	}
+	if !ok || db != 0 {
+		return
+	}
+	if home := p.rules.DBOf(key, 0); home != 0 {
+		d.refuse(fmt.Sprintf("CROSSDB Keys in request don't live in the same database (nearside keeps '%s' of database 0 in database %d)",
+			printable(string(key)), home))
+	}
+}

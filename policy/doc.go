@@ -1,0 +1,16 @@
+// Package policy decides, without any I/O, what is to happen to one Redis
+// command: which database it goes to, whether its answer may come from the
+// near cache, which keys it reads and writes, and what it may change beyond
+// the keys it names. It depends on the standard library only.
+//
+// The parts, each in its own file:
+//
+//	command.go   what is known of one command; looking it up by name
+//	table.go     the one table of commands: arity, flags, key positions, route
+//	keys.go      finding the keys in a command's arguments
+//	rules.go     lock rules and cache rules; the longest prefix wins
+//	trie.go      finding the longest prefix
+//	script.go    scripts that are known to keep to their KEYS
+//	lua.go       the tokens of Lua, for script.go
+//	decide.go    Decide: the decision for one command
+package policy

@@ -1,0 +1,270 @@
+package policy
+
+import "strings"
+
+// keySpec is one entry of the table's keys column.
+type keySpec struct {
+	kind        specKind
+	write       bool
+	first       int // specRange: of the first key; specNumKeys: of the number of keys
+	last, steps int // specRange
+}
+
+type specKind uint8
+
+const (
+	specRange   specKind = iota
+	specChannel          // a range of channels: no keys
+	specNumKeys          // a number, then so many keys
+	specSort             // SORT … STORE key
+	specGeo              // GEORADIUS … STORE key, STOREDIST key
+	specStreams          // XREAD … STREAMS key … id …
+	specMigrate          // MIGRATE … KEYS key …, else the key at 3
+)
+
+// parseKeySpec reads one entry of the keys column.
+func parseKeySpec(s string) keySpec {
+	switch s {
+	case "sort":
+		return keySpec{kind: specSort, write: true}
+	case "store":
+		return keySpec{kind: specGeo, write: true}
+	case "streams":
+		return keySpec{kind: specStreams}
+	case "wstreams":
+		return keySpec{kind: specStreams, write: true}
+	case "migrate":
+		return keySpec{kind: specMigrate, write: true}
+	}
+	spec := keySpec{write: s[0] == 'w', steps: 1}
+	switch s[0] {
+	case 'r', 'w':
+	case 'c':
+		spec.kind = specChannel
+	default:
+		panic("policy: unknown key column: " + s)
+	}
+	s = s[1:]
+	if at, ok := strings.CutPrefix(s, "#"); ok {
+		spec.kind, spec.first = specNumKeys, number(at)
+		return spec
+	}
+	s, steps, ok := strings.Cut(s, "/")
+	if ok {
+		spec.steps = number(steps)
+	}
+	first, last, ok := strings.Cut(s, "..")
+	spec.first = number(first)
+	spec.last = spec.first
+	if ok {
+		spec.last = number(last)
+	}
+	return spec
+}
+
+// positions derives what COMMAND states as first key, last key and step: the
+// ranges of fixed positions that follow one another without a gap.
+func positions(specs []keySpec) (first, last, step int) {
+	for _, s := range specs {
+		if s.kind != specRange && s.kind != specChannel {
+			continue
+		}
+		switch {
+		case first == 0:
+			first, last, step = s.first, s.last, s.steps
+		case last >= 0 && s.first == last+1:
+			last = s.last
+		}
+	}
+	return first, last, step
+}
+
+// AppendKeys appends the keys that a request of command c names, with Pos and
+// Write set, in the order of the table's keys column. It reports false, and
+// appends nothing, if the arguments make no sense (a number of keys that is
+// none, or larger than what follows): Redis refuses such a request itself.
+func AppendKeys(dst []Key, c *Command, args [][]byte) ([]Key, bool) {
+	base := len(dst)
+	for i := range c.keys {
+		s := &c.keys[i]
+		ok := true
+		switch s.kind {
+		case specRange:
+			dst, ok = s.appendRange(dst, len(args))
+		case specChannel:
+		case specNumKeys:
+			dst, ok = s.appendCounted(dst, args, c.Flags.Has(FlagNoMandatoryKeys))
+		case specSort:
+			dst = appendSortStore(dst, args)
+		case specGeo:
+			dst = appendGeoStore(dst, args)
+		case specStreams:
+			dst, ok = s.appendStreams(dst, args)
+		case specMigrate:
+			dst = appendMigrate(dst, base, args)
+		}
+		if !ok {
+			return dst[:base], false
+		}
+	}
+	return dst, true
+}
+
+func (s *keySpec) appendRange(dst []Key, n int) ([]Key, bool) {
+	last := s.last
+	if last < 0 {
+		last += n
+	} else if last >= n {
+		return dst, false
+	}
+	for pos := s.first; pos <= last; pos += s.steps {
+		dst = append(dst, Key{Pos: pos, Write: s.write})
+	}
+	return dst, true
+}
+
+func (s *keySpec) appendCounted(dst []Key, args [][]byte, noneOK bool) ([]Key, bool) {
+	if s.first >= len(args) {
+		return dst, false
+	}
+	n, ok := count(args[s.first])
+	if !ok || n == 0 && !noneOK || n > len(args)-s.first-1 {
+		return dst, false
+	}
+	for pos := s.first + 1; pos <= s.first+n; pos++ {
+		dst = append(dst, Key{Pos: pos, Write: s.write})
+	}
+	return dst, true
+}
+
+// count reads a number as strictly as Redis does: no sign, no leading zeros. At most nine digits.
+func count(b []byte) (int, bool) {
+	if len(b) == 0 || len(b) > 9 || b[0] == '0' && len(b) > 1 {
+		return 0, false
+	}
+	n := 0
+	for _, d := range b {
+		if d < '0' || d > '9' {
+			return 0, false
+		}
+		n = n*10 + int(d-'0')
+	}
+	return n, true
+}
+
+// appendSortStore finds the last STORE, stepping over what other options take, as Redis does.
+func appendSortStore(dst []Key, args [][]byte) []Key {
+	store := 0
+	for i := 2; i < len(args); i++ {
+		switch {
+		case is(args[i], "limit"):
+			i += 2
+		case is(args[i], "by"), is(args[i], "get"):
+			i++
+		case is(args[i], "store") && i+1 < len(args):
+			store = i + 1
+			i++
+		}
+	}
+	if store > 0 {
+		dst = append(dst, Key{Pos: store, Write: true})
+	}
+	return dst
+}
+
+// appendGeoStore takes every STORE and STOREDIST: Redis writes the last one,
+// and looks for all of them when it checks a user's rights.
+func appendGeoStore(dst []Key, args [][]byte) []Key {
+	for i := 5; i+1 < len(args); i++ {
+		if is(args[i], "store") || is(args[i], "storedist") {
+			i++
+			dst = append(dst, Key{Pos: i, Write: true})
+		}
+	}
+	return dst
+}
+
+// appendStreams takes the first half of what follows STREAMS. Options it does
+// not know are stepped over: newer servers have more of them.
+func (s *keySpec) appendStreams(dst []Key, args [][]byte) ([]Key, bool) {
+	at := streamsAt(args)
+	n := len(args) - at - 1
+	if at == 0 || n == 0 || n%2 != 0 {
+		return dst, false
+	}
+	for pos := at + 1; pos <= at+n/2; pos++ {
+		dst = append(dst, Key{Pos: pos, Write: s.write})
+	}
+	return dst, true
+}
+
+// streamsAt returns the position of STREAMS, or 0.
+func streamsAt(args [][]byte) int {
+	for i := 1; i < len(args); i++ {
+		switch {
+		case is(args[i], "streams"):
+			return i
+		case is(args[i], "block"), is(args[i], "count"):
+			i++
+		case is(args[i], "group"):
+			i += 2
+		}
+	}
+	return 0
+}
+
+// blocks reports whether XREAD or XREADGROUP is given BLOCK.
+func blocks(args [][]byte) bool {
+	for i := 1; i < len(args); i++ {
+		switch {
+		case is(args[i], "block"):
+			return true
+		case is(args[i], "streams"):
+			return false
+		case is(args[i], "count"):
+			i++
+		case is(args[i], "group"):
+			i += 2
+		}
+	}
+	return false
+}
+
+// appendMigrate replaces the key at 3, which the row's w3 has appended, by those after KEYS if it is empty.
+func appendMigrate(dst []Key, base int, args [][]byte) []Key {
+	if len(args) < 4 || len(args[3]) > 0 {
+		return dst
+	}
+	for i := 6; i < len(args); i++ {
+		switch {
+		case is(args[i], "auth"):
+			i++
+		case is(args[i], "auth2"):
+			i += 2
+		case is(args[i], "keys") && i+1 < len(args):
+			dst = dst[:base]
+			for pos := i + 1; pos < len(args); pos++ {
+				dst = append(dst, Key{Pos: pos, Write: true})
+			}
+			return dst
+		}
+	}
+	return dst
+}
+
+// is compares ignoring the case of ASCII letters; lower must be lower case.
+func is(b []byte, lower string) bool {
+	if len(b) != len(lower) {
+		return false
+	}
+	for i := range len(lower) {
+		c := b[i]
+		if 'A' <= c && c <= 'Z' {
+			c |= 0x20
+		}
+		if c != lower[i] {
+			return false
+		}
+	}
+	return true
+}

@@ -1,0 +1,120 @@
+// Package admin serves nearside's HTTP endpoints: what one can ask of it from
+// a browser, a monitoring system or an orchestrator. It only reports.
+//
+//	server.go   listening, serving, ending
+//	routes.go   which path answers what
+//	guard.go    who may ask
+//	source.go   what it needs to know
+package admin
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"time"
+)
+
+// Bounds of one request. The self test is the slowest answer: it waits for the
+// origin.
+const (
+	headerTimeout = 5 * time.Second
+	healthTimeout = 10 * time.Second
+	writeTimeout  = 30 * time.Second
+	idleTimeout   = 2 * time.Minute
+	graceTimeout  = 2 * time.Second
+	headerBytes   = 16 << 10
+)
+
+// Server is the HTTP server. Call Listen, then Serve.
+type Server struct {
+	addr   string
+	remote bool
+	src    Source
+	log    *slog.Logger
+	ln     net.Listener
+}
+
+// Option changes how a Server behaves.
+type Option func(*Server)
+
+// Remote allows an address that other machines can reach.
+func Remote() Option { return func(s *Server) { s.remote = true } }
+
+// New returns a server that will listen on addr, host:port.
+func New(addr string, src Source, log *slog.Logger, options ...Option) *Server {
+	s := &Server{addr: addr, src: src, log: log}
+	for _, o := range options {
+		o(s)
+	}
+	return s
+}
+
+// Listen opens the listener. The address must be a loopback one, unless
+// Remote was given: nobody is asked for a password here.
+func (s *Server) Listen() error {
+	host, _, err := net.SplitHostPort(s.addr)
+	if err != nil {
+		return fmt.Errorf("admin address %q: %w", s.addr, err)
+	}
+	if !s.remote && !loopback(host) {
+		return fmt.Errorf("admin address %s can be reached from other machines, which protected mode does not allow", s.addr)
+	}
+	ln, err := new(net.ListenConfig).Listen(context.Background(), "tcp", s.addr)
+	if err != nil {
+		return fmt.Errorf("admin address: %w", err)
+	}
+	s.ln = ln
+	return nil
+}
+
+// Addr is the address it listens on, nil before Listen.
+func (s *Server) Addr() net.Addr {
+	if s.ln == nil {
+		return nil
+	}
+	return s.ln.Addr()
+}
+
+// Close closes the listener of a Server that will not Serve.
+func (s *Server) Close() error {
+	if s.ln == nil {
+		return nil
+	}
+	return s.ln.Close()
+}
+
+// Serve answers until ctx is done, and lets the requests of that moment end.
+func (s *Server) Serve(ctx context.Context) error {
+	if s.ln == nil {
+		return errors.New("admin: Serve before Listen")
+	}
+	srv := &http.Server{
+		Handler:           s.handler(),
+		ReadHeaderTimeout: headerTimeout,
+		ReadTimeout:       headerTimeout,
+		WriteTimeout:      writeTimeout,
+		IdleTimeout:       idleTimeout,
+		MaxHeaderBytes:    headerBytes,
+		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
+	}
+	done := make(chan error, 1)
+	go func() { done <- srv.Serve(s.ln) }()
+	select {
+	case err := <-done:
+		return fmt.Errorf("admin: %w", err)
+	case <-ctx.Done():
+	}
+	grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), graceTimeout)
+	defer cancel()
+	err := srv.Shutdown(grace)
+	if err != nil {
+		err = srv.Close() // whoever is still asking has had his time
+	}
+	if served := <-done; err == nil && !errors.Is(served, http.ErrServerClosed) {
+		err = served
+	}
+	return err
+}

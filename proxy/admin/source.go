@@ -1,0 +1,59 @@
+package admin
+
+import (
+	"context"
+	"io"
+	"time"
+)
+
+// Source is what the endpoints report. Every method may be called from many
+// goroutines at once.
+type Source interface {
+	// WriteMetrics writes everything that is counted, as Prometheus text.
+	WriteMetrics(w io.Writer)
+	// CacheMetrics is what each cache rule did, by RuleName.
+	CacheMetrics() map[string]RuleMetrics
+	// Health performs the self test: a real set, get and delete of a key of its
+	// own, the way a client would do it.
+	Health(ctx context.Context) Health
+	// Status is the state of the moment; it does no I/O.
+	Status() Status
+}
+
+// RuleMetrics counts what one cache rule did.
+type RuleMetrics struct {
+	Hits          uint64  `json:"hits"`
+	Misses        uint64  `json:"misses"`
+	Sets          uint64  `json:"sets"`
+	Dels          uint64  `json:"dels"`
+	TotalRequests uint64  `json:"totalRequests"`
+	HitRate       float64 `json:"hitRate"` // percent; 0 while nothing was asked
+}
+
+// Health is the outcome of one self test.
+type Health struct {
+	Error string   // why it failed; "" when it passed
+	Notes []string // what an operator should know all the same
+}
+
+// Status is the state of the moment.
+type Status struct {
+	Ready  bool   // the listeners are open and it is not shutting down
+	Origin Origin // Redis
+	Link   Link   // where changes are learned from
+}
+
+// Origin is the state of the Redis behind nearside.
+type Origin struct {
+	Up      bool
+	Address string // without credentials
+	Error   string // the last error while it is down
+}
+
+// Link is the state of the source of invalidations.
+type Link struct {
+	Source    string        // tracking, none, embedded
+	Up        bool          // hits may be answered
+	Staleness time.Duration // no hit of this moment is older than that
+	Bound     time.Duration // and none ever will be than that; 0: unbounded
+}

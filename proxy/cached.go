@@ -1,0 +1,400 @@
+package proxy
+
+import (
+	"bytes"
+	"encoding/binary"
+	"strconv"
+	"time"
+
+	"github.com/tidwall/redcon"
+
+	"nearside/policy"
+	"nearside/proxy/l1"
+	"nearside/proxy/link"
+	"nearside/proxy/origin"
+)
+
+// cached answers a read from the near cache, or fetches its reply for it.
+func (s *session) cached(raw []byte) {
+	p := s.p
+	if s.user != "" { // an entry is the default user's right, not this one's
+		p.m.bypass(bypassUser)
+		s.forward(raw)
+		return
+	}
+	if s.async && !s.mayOvertake() {
+		// Behind one of the session's own writes: on the same connection it
+		// follows it, elsewhere it waits for the answer.
+		if c, err := s.wire(s.d.DB, false); err == nil && s.sameWire(c) {
+			p.m.bypass(bypassOrder)
+			s.readThrough(raw)
+			return
+		}
+		if !s.awaitAnswers() {
+			return
+		}
+	}
+	if p.unfetchable.Load() {
+		p.m.bypass(bypassUser)
+		s.readThrough(raw)
+		return
+	}
+	if !s.fresh() {
+		s.readThrough(raw)
+		return
+	}
+	if len(s.d.Keys) == 1 && s.d.Cmd != p.mget {
+		s.cachedOne(raw)
+	} else {
+		s.cachedMany(raw)
+	}
+}
+
+// readThrough reads at the origin and keeps nothing.
+func (s *session) readThrough(raw []byte) {
+	s.counts.missed(s, s.d.Keys)
+	c, err := s.wire(s.d.DB, false)
+	if err != nil {
+		s.replyOriginError(err)
+		return
+	}
+	if !s.follow(c) {
+		return
+	}
+	sl := s.slot()
+	s.observe(sl)
+	s.submit(sl, c, raw, 1)
+}
+
+// observe prepares the slot of a read that the near cache has no part in.
+func (s *session) observe(sl *slot) {
+	sl.seen = true
+	for i := range s.d.Keys {
+		sl.writes = append(sl.writes, s.p.l1.Slot(s.args[s.d.Keys[i].Pos]))
+	}
+}
+
+// mayOvertake tells whether a cacheable read may be looked up before the
+// session's earlier requests are answered: only past cacheable reads.
+func (s *session) mayOvertake() bool {
+	q := &s.q
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.writes == 0
+}
+
+func (s *session) sameWire(c *origin.Conn) bool {
+	q := &s.q
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return !q.mixed && q.via == c
+}
+
+// fenceWait bounds how long a hit waits for a fence; then the read goes to the
+// origin, which is never wrong.
+const fenceWait = 200 * time.Millisecond
+
+// fresh tells whether the near cache may be used now, after waiting for a
+// fence if there is one.
+func (s *session) fresh() bool {
+	p := s.p
+	switch v := p.link.Verdict(s.now); v {
+	case link.OK:
+		return true
+	case link.Fenced:
+		p.m.fenceWaits.Inc()
+		s.flushOrigin()
+		s.flushReplies()
+		ok := p.link.Wait(fenceWait)
+		s.now = clockNow()
+		if !ok {
+			p.m.bypass(bypassFence)
+		}
+		return ok
+	case link.Stale:
+		p.m.bypass(bypassStale)
+	default:
+		p.m.bypass(bypassDown)
+	}
+	return false
+}
+
+// cacheID builds the near cache's key for a command: database, protocol, name
+// and arguments. The user is not in it since only nearside's own is cached for.
+func (s *session) cacheID(db int, name string, args [][]byte) []byte {
+	b := append(s.id1[:0], byte(db), byte(db>>8), byte(s.proto))
+	b = append(b, name...)
+	b = append(b, 0)
+	for _, a := range args {
+		b = binary.AppendUvarint(b, uint64(len(a)))
+		b = append(b, a...)
+	}
+	s.id1 = b
+	return b
+}
+
+// cachedOne is a read of one key.
+func (s *session) cachedOne(raw []byte) {
+	p, d := s.p, &s.d
+	k := &d.Keys[0]
+	key := s.args[k.Pos]
+	id := s.cacheID(d.DB, d.Cmd.Name, s.args[1:])
+	e, miss := p.l1.Get(id, key, k.Rule.ID, s.now)
+	if miss == l1.Hit {
+		s.counts.hit(s, k.Rule)
+		s.replyRaw(e.Reply)
+		return
+	}
+	s.counts.missed(s, d.Keys)
+	p.m.missed(miss)
+
+	c, err := s.wire(d.DB, false)
+	if err != nil {
+		s.replyOriginError(err)
+		return
+	}
+	sl := s.slot()
+	sl.read = true
+	s.push(sl, c) // first: a flight that is joined may be answered at once
+	flight, leader := p.l1.Join(id, key, k.Rule.ID, sl)
+	if !leader {
+		// The fetch may be on another session's connection; until it is
+		// answered only cacheable reads of this session go on.
+		s.apart()
+		p.m.coalesced.Inc()
+		return
+	}
+	f := &fetch{flight: flight, sent: s.now, rule: k.Rule, group: c.Group()}
+	buf := make([]byte, 0, len(id)+len(key)+len(raw))
+	buf = append(append(append(buf, id...), key...), raw...)
+	f.id, f.key, f.plain = buf[:len(id)], buf[len(id):len(id)+len(key)], buf[len(id)+len(key):]
+	sl.fetch, sl.finish = f, finishFetch
+	s.scratch = appendFetch(s.scratch[:0], raw, s.args[k.Pos:k.Pos+1])
+	p.m.fetches.Inc()
+	s.transmit(sl, c, s.scratch, fetchReplies(1))
+}
+
+// A fetch asks for the value and its keys' remaining lives in one atomic step,
+// so that the deadline belongs to the value.
+const (
+	fetchHead = "*1\r\n$5\r\nMULTI\r\n"
+	fetchTail = "*1\r\n$4\r\nEXEC\r\n"
+)
+
+func appendFetch(b, raw []byte, keys [][]byte) []byte {
+	b = append(b, fetchHead...)
+	b = append(b, raw...)
+	for _, key := range keys {
+		b = append(b, "*2\r\n$4\r\nPTTL\r\n"...)
+		b = redcon.AppendBulk(b, key)
+	}
+	return append(b, fetchTail...)
+}
+
+// fetchReplies is the number of replies to a fetch of n keys: MULTI, the read, n PTTLs, EXEC.
+func fetchReplies(n int) int { return n + 3 }
+
+// finishFetch stores the reply of a fetch and hands it to all who joined it.
+func finishFetch(sl *slot, b []byte, err error) []byte {
+	s, f := sl.s, sl.fetch
+	var reply []byte
+	if err == nil {
+		var lives []int64
+		if reply, lives = fetched(b, 1); lives != nil {
+			s.p.store(f.id, f.key, f.flight.Stamp(), f.rule, f.sent, lives[0], reply)
+		}
+	}
+	f.flight.Finish(reply, err)
+	if err != nil {
+		return appendError(nil, s.p.originError(err))
+	}
+	return reply
+}
+
+// store keeps a fetched reply unless something has overtaken it. life is the
+// key's PTTL.
+func (p *Proxy) store(id, key []byte, st l1.Stamp, rule *policy.Rule, sent, life int64, reply []byte) {
+	if len(reply) > rule.MaxReply {
+		p.m.tooLarge.Inc()
+		return
+	}
+	stay := int64(rule.TTL)
+	negative := false
+	switch {
+	case life >= 0:
+		stay = min(stay, life*int64(time.Millisecond))
+	case life == -2:
+		negative = true
+		if !rule.Negative {
+			return
+		}
+	}
+	p.l1.Put(l1.Fill{ID: id, Key: key, Stamp: st, Rule: rule.ID, Now: sent, Deadline: sent + stay, Reply: reply, Negative: negative})
+}
+
+// fetched takes a fetch's replies apart: the read's own reply and each key's
+// PTTL. lives is nil when the reply is an error, which is never kept, or when
+// b is a plain read's reply.
+func fetched(b []byte, keys int) (reply []byte, lives []int64) {
+	first, rest := origin.Split(b)
+	if string(first) != replyOK || len(rest) == 0 {
+		// MULTI was refused: LOADING, BUSY, NOAUTH … The read would be as well.
+		return first, nil
+	}
+	for i := range keys + 1 {
+		first, rest = origin.Split(rest)
+		if i == 0 && string(first) != replyQueued {
+			return first, nil // the read's own error
+		}
+	}
+	n, rest, ok := origin.Elements(rest)
+	if !ok || n != keys+1 { // EXEC itself failed
+		return rest, nil
+	}
+	reply, rest = origin.Split(rest)
+	if reply[0] == '-' || reply[0] == '!' {
+		return reply, nil
+	}
+	lives = make([]int64, 0, 1)
+	for range keys {
+		first, rest = origin.Split(rest)
+		life, _, ok := origin.Int(first)
+		if !ok {
+			return reply, nil
+		}
+		lives = append(lives, life)
+	}
+	return reply, lives
+}
+
+// fetchDenied tells whether the two-step form was refused for want of rights,
+// of which the client, who sent a plain read, must not hear.
+func fetchDenied(b []byte) bool {
+	for len(b) > 0 && (b[0] == '+' || b[0] == '-') {
+		var line []byte
+		if line, b = origin.Split(b); bytes.HasPrefix(line, []byte("-NOPERM")) {
+			return true
+		}
+	}
+	return false
+}
+
+// refetch sends a refused fetch again as the plain read that the client sent.
+// Nothing of the first attempt was executed. From then on nothing is cached:
+// without PTTL there is no deadline.
+func (s *session) refetch(sl *slot) {
+	if !s.p.unfetchable.Swap(true) {
+		s.p.log.Warn("nothing is cached: nearside's own Redis user may not run MULTI, EXEC or PTTL")
+	}
+	f := sl.fetch
+	var b []byte
+	c, err := s.p.origin.Shared(s.p.ctx, f.group, s.id)
+	if err == nil {
+		b, err = c.Call(s.p.ctx, f.plain, 1)
+	}
+	b = sl.finish(sl, b, err)
+	sl.settle(b, err)
+	s.answer(sl, b, false)
+	s.Flush()
+}
+
+// cachedMany is an MGET: only if every key is a hit, and all stamps still hold
+// after the last one was looked up, is it answered here; half old and half new
+// never happens.
+func (s *session) cachedMany(raw []byte) {
+	p, d := s.p, &s.d
+	if len(d.Keys) > maxMany {
+		s.counts.missed(s, d.Keys)
+		s.forward(raw)
+		return
+	}
+	found := s.p.entries.get(len(d.Keys))
+	defer s.p.entries.put(found)
+	for i := range d.Keys {
+		k := &d.Keys[i]
+		key := s.args[k.Pos]
+		e, miss := p.l1.Get(s.cacheID(d.DB, "get", s.args[k.Pos:k.Pos+1]), key, k.Rule.ID, s.now)
+		if miss != l1.Hit {
+			p.m.missed(miss)
+			s.fetchMany(raw)
+			return
+		}
+		found = append(found, e)
+	}
+	for _, e := range found {
+		if !p.l1.Current(p.l1.Stamped(e)) {
+			p.m.missed(l1.Overtaken)
+			s.fetchMany(raw)
+			return
+		}
+	}
+	b := redcon.AppendArray(s.scratch[:0], len(found))
+	for i, e := range found {
+		b = append(b, e.Reply...)
+		s.counts.hit(s, d.Keys[i].Rule)
+	}
+	s.scratch = b
+	s.replyRaw(b)
+}
+
+// maxMany is the number of keys beyond which an MGET is not cached: each key
+// costs a PTTL in the fetch.
+const maxMany = 256
+
+// fetchMany sends an MGET whole and keeps each value that it returns.
+func (s *session) fetchMany(raw []byte) {
+	p, d := s.p, &s.d
+	s.counts.missed(s, d.Keys)
+	c, err := s.wire(d.DB, false)
+	if err != nil {
+		s.replyOriginError(err)
+		return
+	}
+	f := &fetch{sent: s.now, many: make([]manyKey, len(d.Keys)), plain: bytes.Clone(raw), group: c.Group()}
+	keys := make([][]byte, len(d.Keys))
+	for i := range d.Keys {
+		k := &d.Keys[i]
+		key := bytes.Clone(s.args[k.Pos])
+		keys[i] = key
+		f.many[i] = manyKey{
+			id:    bytes.Clone(s.cacheID(d.DB, "get", [][]byte{key})),
+			key:   key,
+			rule:  k.Rule,
+			stamp: p.l1.Note(key, k.Rule.ID),
+		}
+	}
+	sl := s.slot()
+	sl.read = true
+	sl.fetch, sl.finish = f, finishMany
+	s.scratch = appendFetch(s.scratch[:0], raw, keys)
+	p.m.fetches.Inc()
+	s.submit(sl, c, s.scratch, fetchReplies(len(keys)))
+}
+
+// finishMany keeps the values of an MGET. A null means "no such key" only if
+// the key has no PTTL either; else the key holds another type, which GET would
+// answer with an error.
+func finishMany(sl *slot, b []byte, err error) []byte {
+	s, f := sl.s, sl.fetch
+	if err != nil {
+		return appendError(nil, s.p.originError(err))
+	}
+	reply, lives := fetched(b, len(f.many))
+	if lives == nil {
+		return reply
+	}
+	_, rest, ok := origin.Elements(reply)
+	for i := 0; ok && i < len(f.many); i++ {
+		var value []byte
+		value, rest = origin.Split(rest)
+		if _, null, _, _ := origin.Bulk(value); null && lives[i] != -2 {
+			continue
+		}
+		k := &f.many[i]
+		s.p.store(k.id, k.key, k.stamp, k.rule, f.sent, lives[i], value)
+	}
+	return reply
+}
+
+// itoa is for the cold paths that build requests.
+func itoa(n int) string { return strconv.Itoa(n) }

@@ -1,0 +1,79 @@
+package proxy
+
+import (
+	"log/slog"
+	"time"
+
+	"nearside/policy"
+)
+
+// Config is everything a Proxy needs to know. cmd/nearside builds it from
+// flags, environment and file; tests build it directly. The zero value of a
+// field means its default, given here.
+type Config struct {
+	// Listen holds the addresses clients connect to: host:port or unix:/path. Default 127.0.0.1:6380.
+	Listen []string
+	// Admin is the address of the HTTP endpoints; "" switches them off.
+	Admin string
+	// Redis is the origin's URL: redis://, rediss:// or unix://.
+	Redis string
+	// Embedded says that the origin runs inside this process and has no other
+	// clients, so that every write passes through nearside and hits need no link.
+	Embedded bool
+	// ProtectedMode refuses to start on an address beyond loopback. Default true in files.
+	ProtectedMode bool
+	// DefaultUser is what a client that sent no AUTH may do: "origin" acts with
+	// nearside's own rights (default), "none" is answered NOAUTH.
+	DefaultUser string
+
+	// LocksDB and CacheDB are the two databases. Both may be the same.
+	LocksDB, CacheDB int
+	// Rules are the lock rules and the cache rules; NewProxy numbers them.
+	Rules []policy.Rule
+
+	// Memory bounds the near cache's accounted bytes. Default 64 MiB.
+	Memory int64
+	// MaxEntries bounds the number of entries; 0: memory alone decides.
+	MaxEntries int64
+	// MaxStaleness is the longest time a write made elsewhere may stay unseen. Default 1 s.
+	MaxStaleness time.Duration
+	// Ping is the interval of the freshness proof. Default 100 ms.
+	Ping time.Duration
+	// Link is how changes are learned of: auto, tracking or none. Default auto.
+	Link string
+	// Fence lists after what hits wait for a round trip on the link: locks, scripts, messages.
+	// Default all of them; an empty list that is not nil is none.
+	Fence []string
+
+	// OriginTimeout: commands fail when the origin has answered nothing at all for so long. Default 5 s.
+	OriginTimeout time.Duration
+	// OriginConnections is the number of shared connections per kind (database, protocol, user, locks). Default 2.
+	OriginConnections int
+	// MaxPinned bounds the origin connections that sessions own at one time. Default 4096.
+	MaxPinned int
+
+	// MaxClients bounds the client connections. Default 10000.
+	MaxClients int
+	// MaxRequest is the largest request in bytes. Default 64 MiB.
+	MaxRequest int64
+	// MaxOutstanding is the number of unanswered requests of one session
+	// beyond which nearside stops reading from it. Default 1024.
+	MaxOutstanding int
+	// ReplyBuffer is the number of unsent reply bytes of one session beyond
+	// which nearside stops reading from it. Default 1 MiB.
+	ReplyBuffer int64
+	// Buffers bounds the bytes of requests and replies held for all sessions. Default 128 MiB.
+	Buffers int64
+	// RequestTimeout bounds the time between the first and the last byte of one
+	// request while nothing arrives. Default 60 s.
+	RequestTimeout time.Duration
+	// WriteTimeout bounds the time for which a client takes none of its reply. Default 60 s.
+	WriteTimeout time.Duration
+	// IdleTimeout closes a client that has sent nothing for so long; 0, the default: never.
+	IdleTimeout time.Duration
+
+	// Version is what INFO and -version say.
+	Version string
+	// Log receives what an operator should know. Default slog.Default().
+	Log *slog.Logger
+}

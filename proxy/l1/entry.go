@@ -1,0 +1,83 @@
+package l1
+
+import "bytes"
+
+// Entry is one stored reply. It is immutable.
+type Entry struct {
+	Reply    []byte // as Redis sent it
+	Deadline int64  // clock of the caller, nanoseconds: not served from then on
+	Stored   int64  // Fill.Now
+	Rule     int
+
+	// id's capacity spans the one allocation that holds id, key and reply.
+	id             []byte
+	word           uint64
+	gen            uint64
+	ruleGen        uint64
+	slot           uint32
+	keyAt, keySize uint32
+	Negative       bool // Fill.Negative
+}
+
+// overhead is what an entry takes beyond id and reply: this struct (112 bytes),
+// its places in ristretto's two maps (85 to 175 bytes, by how full they happen
+// to be) and what the allocator rounds up. TestOverhead measures it.
+const overhead = 280
+
+// newEntry copies everything: callers reuse their buffers.
+func newEntry(f *Fill) *Entry {
+	at := bytes.Index(f.ID, f.Key)
+	size := len(f.ID) + len(f.Reply)
+	if at < 0 {
+		size += len(f.Key)
+	}
+	buf := make([]byte, 0, size)
+	buf = append(buf, f.ID...)
+	if at < 0 {
+		at = len(buf)
+		buf = append(buf, f.Key...)
+	}
+	start := len(buf)
+	buf = append(buf, f.Reply...)
+	return &Entry{
+		Reply:    buf[start:size:size],
+		Deadline: f.Deadline,
+		Stored:   f.Now,
+		Rule:     f.Rule,
+		Negative: f.Negative,
+		id:       buf[:len(f.ID)],
+		word:     f.Stamp.word,
+		gen:      f.Stamp.gen,
+		ruleGen:  f.Stamp.ruleGen,
+		slot:     f.Stamp.slot,
+		keyAt:    uint32(at),
+		keySize:  uint32(len(f.Key)),
+	}
+}
+
+// cost is what newEntry's result will be accounted with.
+func (f *Fill) cost() int64 {
+	n := len(f.ID) + len(f.Reply) + overhead
+	if !bytes.Contains(f.ID, f.Key) {
+		n += len(f.Key)
+	}
+	return int64(n)
+}
+
+func (e *Entry) cost() int64 { return int64(cap(e.id)) + overhead }
+
+// ID is the full cache key. It must not be changed.
+func (e *Entry) ID() []byte { return e.id[:len(e.id):len(e.id)] }
+
+// Key is the data key. It must not be changed.
+func (e *Entry) Key() []byte {
+	end := e.keyAt + e.keySize
+	return e.id[e.keyAt:end:end]
+}
+
+// Bytes is what the entry is accounted with.
+func (e *Entry) Bytes() int64 { return e.cost() }
+
+func (e *Entry) stamp() Stamp {
+	return Stamp{slot: e.slot, rule: uint32(e.Rule), word: e.word, gen: e.gen, ruleGen: e.ruleGen}
+}

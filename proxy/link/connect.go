@@ -1,0 +1,253 @@
+package link
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"sync/atomic"
+	"time"
+)
+
+// A session is one connection's life. Three goroutines meet in it: Run's, which ends it; drive's, which writes to the
+// connection; and the connection's own, which reads.
+type session struct {
+	l     *Link
+	conn  Conn
+	ended chan struct{} // closed by Link.end
+	notes chan note     // what the reading goroutine wants to have logged
+
+	inflight atomic.Int32 // PINGs not answered yet
+	fencing  atomic.Bool  // one of them was sent for a fence
+	checking atomic.Bool  // a check is not answered yet
+
+	// Belong to drive until the first check is written, then to the reading goroutine.
+	role    string
+	seen    silent
+	refusal string // what PING was answered with, "" while it is PONG
+
+	// Guarded by Link.mu.
+	over      bool
+	reason    string
+	watchdog  *time.Timer
+	proof     int64 // send time of the last PING that was answered with PONG
+	checked   int64 // send time of the last check that was answered
+	mayRole   bool
+	mayInfo   bool
+	wasServed bool
+}
+
+type note struct {
+	level slog.Level
+	msg   string
+	attrs []slog.Attr
+}
+
+const (
+	minPause = 50 * time.Millisecond
+	maxPause = 2 * time.Second
+)
+
+// keepConnected has one session after the other, with pauses that grow as long as none lasts.
+func (l *Link) keepConnected(ctx context.Context) {
+	pause := minPause
+	told := make(map[string]bool)
+	for {
+		began := time.Now()
+		served, err := l.connect(ctx)
+		if ctx.Err() != nil {
+			return
+		}
+		if served {
+			clear(told)
+		}
+		// Bounded, since errors name ports and would be new each time.
+		if text := err.Error(); !told[text] && len(told) < 16 {
+			told[text] = true
+			l.log.LogAttrs(ctx, slog.LevelWarn, "link down, hits are off", slog.String("reason", text))
+		}
+		if served && time.Since(began) > maxPause {
+			pause = minPause
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(pause/2 + rand.N(pause/2)):
+		}
+		pause = min(2*pause, maxPause)
+	}
+}
+
+// connect has one session, and says whether hits were served in it and why it ended.
+func (l *Link) connect(ctx context.Context) (served bool, err error) {
+	s := &session{l: l, ended: make(chan struct{}), notes: make(chan note, 8), proof: never}
+	l.setState(StateConnecting)
+	dialCtx, cancel := context.WithTimeout(ctx, l.patience)
+	s.conn, err = l.cfg.Dial(dialCtx, s.push)
+	cancel()
+	if err != nil {
+		l.setState(StateDown)
+		return false, err
+	}
+	l.begin(s)
+	driven := make(chan struct{})
+	go func() {
+		defer close(driven)
+		s.drive()
+	}()
+	s.attend(ctx)
+	s.conn.Close()
+	<-driven
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return s.wasServed, errors.New(s.reason)
+}
+
+// attend returns when the session is over. Hits are off by then, and nothing has been closed or dialled yet.
+func (s *session) attend(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			s.l.end(s, "closing")
+			return
+		case <-s.conn.Done():
+			s.l.end(s, "connection lost")
+			return
+		case <-s.ended:
+			return
+		case n := <-s.notes:
+			s.l.log.LogAttrs(ctx, n.level, n.msg, n.attrs...)
+		}
+	}
+}
+
+// say has something logged by another goroutine than the reading one.
+func (s *session) say(level slog.Level, msg string, attrs ...slog.Attr) {
+	select {
+	case s.notes <- note{level, msg, attrs}:
+	default:
+	}
+}
+
+func (l *Link) setState(state State) {
+	l.mu.Lock()
+	l.state = state
+	l.mu.Unlock()
+}
+
+// begin makes s the connection that may speak.
+func (l *Link) begin(s *session) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if s.over { // it pushed nonsense while it was dialled
+		l.state = StateDown
+		return
+	}
+	l.cur = s
+	s.watchdog = time.AfterFunc(l.patience, func() {
+		l.end(s, fmt.Sprintf("no answer for %s", l.patience))
+	})
+}
+
+// end stops hits, before anything else happens, and then has the connection closed. From here on nothing that the connection
+// says can make hits possible again.
+func (l *Link) end(s *session, reason string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if s.over {
+		return
+	}
+	s.over, s.reason = true, reason
+	if l.cur == s {
+		l.cur = nil
+		l.until.Store(never)
+		l.proof.Store(never)
+		l.state, l.runID = StateDown, ""
+		s.watchdog.Stop()
+		l.wakeAll()
+	}
+	close(s.ended)
+}
+
+// alive notes that the connection answered something. Any answer will do: a Redis that says -BUSY is not gone, and connecting
+// again would not make it any less busy.
+func (l *Link) alive(s *session) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.cur == s {
+		s.watchdog.Reset(l.patience)
+	}
+}
+
+// drive does the writing, from CLIENT TRACKING to the last PING.
+func (s *session) drive() {
+	if err := s.setUp(); err != nil {
+		s.l.end(s, err.Error())
+		return
+	}
+	s.keepPinging()
+}
+
+// setUp brings the link to where only a PONG is missing. For the order see the package's documentation.
+func (s *session) setUp() error {
+	l := s.l
+	reply, err := s.ask(trackingCommand(l.cfg.Prefixes)...)
+	if err != nil {
+		return err
+	}
+	if string(reply) != "+OK\r\n" {
+		return fmt.Errorf("CLIENT TRACKING was refused: %s", firstLine(reply))
+	}
+	if err := s.firstCheck(); err != nil {
+		return err
+	}
+	runID := s.conn.RunID()
+	l.mu.Lock()
+	if l.cur != s {
+		l.mu.Unlock()
+		return errEnded
+	}
+	l.runID, l.role = runID, s.role
+	l.mu.Unlock()
+	l.count.connects.Add(1)
+	l.cfg.InvalidateAll("link up")
+	if l.cfg.Up != nil {
+		l.cfg.Up(runID)
+	}
+	l.cfg.InvalidateAll("link up, connections to other servers closed")
+	return nil
+}
+
+func trackingCommand(prefixes []string) []string {
+	args := []string{"CLIENT", "TRACKING", "ON", "BCAST"}
+	every := args
+	for _, p := range prefixes {
+		if p == "" {
+			return every
+		}
+		args = append(args, "PREFIX", p)
+	}
+	return args
+}
+
+var errEnded = errors.New("the connection was given up")
+
+// ask is Ask for drive, which has nothing else to do than to wait.
+func (s *session) ask(args ...string) ([]byte, error) {
+	type result struct {
+		reply []byte
+		err   error
+	}
+	answered := make(chan result, 1)
+	s.conn.Ask(func(reply []byte, err error) {
+		s.l.alive(s)
+		answered <- result{append([]byte(nil), reply...), err}
+	}, args...)
+	select {
+	case r := <-answered:
+		return r.reply, r.err
+	case <-s.ended:
+		return nil, errEnded
+	}
+}

@@ -1,0 +1,98 @@
+package link
+
+import "time"
+
+// Fence makes hits wait, from now on, until a PING that was sent after this call has been answered. One PING serves all that wait:
+// at most one for fences is under way, and one waits for its answer.
+func (l *Link) Fence() {
+	if !l.connects() {
+		return
+	}
+	l.count.fences.Add(1)
+	need := l.sent.Load() + 1
+	for old := l.need.Load(); old < need; old = l.need.Load() {
+		if l.need.CompareAndSwap(old, need) {
+			break
+		}
+	}
+	l.kickPinger()
+}
+
+// Pending says whether a fence is raised and not passed.
+func (l *Link) Pending() bool {
+	need := l.need.Load()
+	return need > l.passed.Load()
+}
+
+// Wait is true when the fences raised before the call have passed: what is looked up now may be served, even if
+// other fences have been raised since. It is false, and the read is to be passed through, when the link is down, the
+// proof too old, or the timeout over.
+func (l *Link) Wait(timeout time.Duration) bool {
+	if !l.connects() {
+		return true
+	}
+	need := l.need.Load()
+	start := time.Now()
+	var timer *time.Timer
+	for {
+		// Before looking, so that whatever changes after the look closes it.
+		woken := l.wake()
+		passed := need <= l.passed.Load()
+		now, until := l.cfg.Now(), l.until.Load()
+		switch {
+		case now > until:
+			return false
+		case passed:
+			return true
+		}
+		left := timeout - time.Since(start)
+		if left <= 0 {
+			return false
+		}
+		left = min(left, time.Duration(until-now)+1)
+		if timer == nil {
+			timer = time.NewTimer(left)
+			defer timer.Stop()
+		} else {
+			timer.Reset(left)
+		}
+		select {
+		case <-woken:
+		case <-timer.C:
+		}
+	}
+}
+
+// wake returns what is closed at the next PONG, or when the link is lost.
+func (l *Link) wake() <-chan struct{} {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.woken == nil {
+		l.woken = make(chan struct{})
+	}
+	return l.woken
+}
+
+// wakeAll is called with mu held.
+func (l *Link) wakeAll() {
+	if l.woken != nil {
+		close(l.woken)
+		l.woken = nil
+	}
+}
+
+// kickPinger has the pinger look at the fences. Whoever finds kicked set may go: the pinger unsets it before it looks. And who
+// sets it finds room in the channel, since the pinger takes the token before it unsets.
+func (l *Link) kickPinger() {
+	if !l.kicked.Load() && !l.kicked.Swap(true) {
+		l.kick <- struct{}{}
+	}
+}
+
+// pingForFences sends a PING if a fence needs one that is not sent yet, and none for fences is under way. In that case its
+// answer kicks again.
+func (s *session) pingForFences() {
+	if s.l.need.Load() > s.l.sent.Load() && !s.fencing.Load() {
+		s.ping(true)
+	}
+}

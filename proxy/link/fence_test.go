@@ -1,0 +1,236 @@
+package link
+
+import (
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+func TestFenceNeedsLaterPing(t *testing.T) {
+	inBubble(t, func(h *harness) {
+		c := h.serving()
+		early := h.next(c, "PING") // under way
+		h.l.Fence()
+		h.verdict(Fenced)
+		if !h.l.Pending() {
+			t.Fatal("not pending")
+		}
+		late := h.next(c, "PING") // at once, no time has passed
+		early.reply(pong)
+		h.verdict(Fenced)
+		late.reply(pong)
+		h.verdict(OK)
+		if h.l.Pending() {
+			t.Fatal("still pending")
+		}
+	})
+}
+
+// While PING 2 is being written, a fence is raised: it may or may not be on the wire, so it does not count.
+func TestFenceWhilePingIsWritten(t *testing.T) {
+	inBubble(t, func(h *harness) {
+		c := h.serving()
+		hold := make(chan struct{})
+		c.holdPings(hold)
+		time.Sleep(110 * time.Millisecond) // the pinger is inside Ask
+		h.l.Fence()
+		c.holdPings(nil)
+		close(hold)
+		h.next(c, "PING").reply(pong)
+		h.verdict(Fenced)
+		h.next(c, "PING").reply(pong)
+		h.verdict(OK)
+	})
+}
+
+func TestOnePingForManyFences(t *testing.T) {
+	inBubble(t, func(h *harness) {
+		c := h.serving()
+		for range 1000 {
+			h.l.Fence()
+		}
+		first := h.next(c, "PING")
+		h.idle(c)
+		for range 1000 { // while it is under way: one more waits for its answer
+			h.l.Fence()
+			synctest.Wait()
+		}
+		h.idle(c)
+		first.reply(pong)
+		h.verdict(Fenced)
+		second := h.next(c, "PING")
+		h.idle(c)
+		second.reply(pong)
+		h.verdict(OK)
+		h.idle(c)
+		if st := h.l.Stats(); st.Fences != 2000 || st.Pings != 3 || st.Pongs != 3 {
+			t.Fatalf("%+v", st)
+		}
+	})
+}
+
+// wait starts n calls of Wait and returns what they say.
+func (h *harness) wait(n int, timeout time.Duration) <-chan bool {
+	results := make(chan bool, n)
+	for range n {
+		go func() { results <- h.l.Wait(timeout) }()
+	}
+	synctest.Wait()
+	return results
+}
+
+func (h *harness) waited(results <-chan bool, want bool) {
+	h.Helper()
+	synctest.Wait()
+	if len(results) != cap(results) {
+		h.Fatalf("%d of %d still wait", cap(results)-len(results), cap(results))
+	}
+	for range cap(results) {
+		if got := <-results; got != want {
+			h.Fatalf("Wait was %v", got)
+		}
+	}
+}
+
+func TestWait(t *testing.T) {
+	inBubble(t, func(h *harness) {
+		c := h.serving()
+		h.waited(h.wait(1, 0), true) // nothing to wait for
+
+		h.l.Fence()
+		results := h.wait(50, time.Hour)
+		ping := h.next(c, "PING")
+		if len(results) > 0 {
+			t.Fatal("did not wait")
+		}
+		ping.reply(pong)
+		h.waited(results, true)
+
+		h.l.Fence()
+		h.next(c, "PING")
+		results = h.wait(1, 30*time.Millisecond)
+		time.Sleep(30 * time.Millisecond)
+		h.waited(results, false)
+
+		results = h.wait(50, time.Hour)
+		h.l.Drop("lost")
+		h.waited(results, false)
+		h.waited(h.wait(1, time.Hour), false) // down
+
+		_, first := h.up()
+		first.reply(pong) // sent after the fence, so it passes it
+		h.verdict(OK)
+
+		h.l.Fence()
+		results = h.wait(1, time.Hour)
+		time.Sleep(staleness - 1)
+		if len(results) > 0 {
+			t.Fatal("did not wait for the proof to run out")
+		}
+		time.Sleep(2)
+		h.waited(results, false) // bypassed
+	})
+}
+
+// Fences without end: hits in general never run, but each one that waits does, after at most two round trips.
+func TestFencesDoNotStarveWaiters(t *testing.T) {
+	inBubble(t, func(h *harness) {
+		const rtt = 10 * time.Millisecond
+		c := h.serving()
+		stop := h.answering(c, rtt)
+		quit, ended := make(chan struct{}), make(chan struct{})
+		go func() {
+			defer close(ended)
+			for {
+				h.l.Fence()
+				select {
+				case <-quit:
+					return
+				case <-time.After(100 * time.Microsecond):
+				}
+			}
+		}()
+		time.Sleep(rtt)
+		pings := h.l.Stats().Pings
+		began := time.Now()
+		for range 100 {
+			h.verdict(Fenced)
+			one := time.Now()
+			if !h.l.Wait(time.Second) {
+				t.Error("Wait gave up")
+				break
+			}
+			if took := time.Since(one); took > 2*rtt {
+				t.Errorf("waited %v", took)
+			}
+		}
+		// One for fences per round trip, and those by the clock.
+		if n, most := h.l.Stats().Pings-pings, uint64(time.Since(began)/rtt+time.Since(began)/(100*time.Millisecond))+2; n > most {
+			t.Errorf("%d PINGs in %v", n, time.Since(began))
+		}
+		close(quit)
+		<-ended
+		stop()
+	})
+}
+
+// A PING for fences that is refused is not repeated at once, and the next one by the clock passes the fence.
+func TestFenceWhileBusy(t *testing.T) {
+	inBubble(t, func(h *harness) {
+		c := h.serving()
+		h.l.Fence()
+		h.next(c, "PING").reply("-BUSY\r\n")
+		h.idle(c)
+		h.verdict(Fenced)
+		time.Sleep(100 * time.Millisecond)
+		h.next(c, "PING").reply(pong)
+		h.verdict(OK)
+	})
+}
+
+// Fences raised from many goroutines, and real ones: none is lost between the kick and the look.
+func TestFencesConcurrently(t *testing.T) {
+	inBubble(t, func(h *harness) {
+		c := h.serving()
+		stop := h.answering(c, 0)
+		ended := make(chan bool)
+		for range 8 {
+			go func() {
+				ok := true
+				for range 500 {
+					h.l.Fence()
+					ok = h.l.Wait(50*time.Millisecond) && ok // less than the interval: only a kicked PING is in time
+				}
+				ended <- ok
+			}()
+		}
+		for range 8 {
+			if !<-ended {
+				t.Error("a fence was not passed in time")
+			}
+		}
+		stop()
+		h.verdict(OK)
+	})
+}
+
+// The PONG comes while Wait is between its look and its sleep: the clock, which it reads in between, is where it comes in.
+func TestWaitLosesNoWakeup(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		between := func() {}
+		l := New(Config{Now: func() int64 { between(); return 0 }})
+		s := &session{l: l, ended: make(chan struct{}), notes: make(chan note), proof: never}
+		l.begin(s)
+		defer l.end(s, "over")
+		l.prove(s, 0, 0)
+		l.Fence()
+		between = func() {
+			between = func() {}
+			l.prove(s, l.sent.Add(1), 0)
+		}
+		began := time.Now()
+		if !l.Wait(staleness/2) || time.Since(began) > 0 {
+			t.Fatalf("the PONG was missed, Wait took %v", time.Since(began))
+		}
+	})
+}

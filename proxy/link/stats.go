@@ -1,0 +1,54 @@
+package link
+
+import (
+	"sync/atomic"
+	"time"
+)
+
+// Stats are counts since New.
+type Stats struct {
+	Pushes     uint64 // push frames
+	Keys       uint64 // keys invalidated one by one
+	Nulls      uint64 // pushes that invalidated everything
+	Silents    uint64 // checks that found a command Redis does not push
+	Pings      uint64
+	Pongs      uint64
+	Checks     uint64 // checks answered
+	Connects   uint64 // times that tracking was acknowledged
+	Reconnects uint64 // of these, after the first
+	Fences     uint64
+	RoundTrip  time.Duration // of the last PING answered with PONG
+	Role       string        // of the server, when the link last came up; "" if not permitted
+	Silent     string        // what the link cannot notice, and why; "" if nothing
+}
+
+type counters struct {
+	pushes, keys, nulls, silent atomic.Uint64
+	pings, pongs, checks        atomic.Uint64
+	connects, fences            atomic.Uint64
+	roundTrip                   atomic.Int64
+}
+
+// Stats returns the counts.
+func (l *Link) Stats() Stats {
+	c := &l.count
+	st := Stats{
+		Pushes:    c.pushes.Load(),
+		Keys:      c.keys.Load(),
+		Nulls:     c.nulls.Load(),
+		Silents:   c.silent.Load(),
+		Pings:     c.pings.Load(),
+		Pongs:     c.pongs.Load(),
+		Checks:    c.checks.Load(),
+		Connects:  c.connects.Load(),
+		Fences:    c.fences.Load(),
+		RoundTrip: time.Duration(c.roundTrip.Load()),
+	}
+	if st.Connects > 1 {
+		st.Reconnects = st.Connects - 1
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	st.Role, st.Silent = l.role, l.silent
+	return st
+}

@@ -1,0 +1,361 @@
+package proxy
+
+import (
+	"bytes"
+	"errors"
+	"strconv"
+	"strings"
+
+	"github.com/tidwall/redcon"
+
+	"nearside/policy"
+	"nearside/proxy/origin"
+)
+
+// answerLocal answers a command itself.
+func (s *session) answerLocal(raw []byte) {
+	d := &s.d
+	if !d.Cmd.ArityOK(len(s.args)) {
+		s.replyError(errArity(d.Cmd.Name))
+		return
+	}
+	s.p.m.local.Inc()
+	switch name := d.Cmd.Name; {
+	case name == "ping":
+		if len(s.args) > 2 {
+			s.replyError(errArity("ping"))
+		} else if len(s.args) == 2 {
+			s.replyRaw(redcon.AppendBulk(nil, s.args[1]))
+		} else {
+			s.replyString(replyPong)
+		}
+	case name == "select":
+		s.selectDB()
+	case name == "hello":
+		s.hello()
+	case name == "auth":
+		s.auth()
+	case name == "quit":
+		s.replyString(replyOK)
+		s.quit = true
+	case name == "reset":
+		s.reset()
+	case name == "info":
+		s.info(raw)
+	case name == "nearside" || strings.HasPrefix(name, "nearside|"):
+		s.nearside()
+	case name == "client" || strings.HasPrefix(name, "client|"):
+		s.client(raw)
+	default:
+		// The table says local and no case here does: pass it on rather than lose it.
+		s.forward(raw)
+	}
+}
+
+func allowedUnauthed(c *policy.Command) bool {
+	if c == nil {
+		return false
+	}
+	switch c.Name {
+	case "auth", "hello", "quit", "reset":
+		return true
+	}
+	return false
+}
+
+// parseDB reads SELECT's argument as Redis does.
+func parseDB(args [][]byte) (n int, ok bool) {
+	if len(args) != 2 {
+		return 0, false
+	}
+	v, ok := parseLength(args[1])
+	if !ok || v < 0 || v > 1<<15 {
+		return 0, false
+	}
+	return int(v), true
+}
+
+// selectDB is real: the origin is asked whether the database exists.
+func (s *session) selectDB() {
+	if _, ok := parseLength(s.args[1]); !ok {
+		s.replyError(errDBNumber)
+		return
+	}
+	n, ok := parseDB(s.args)
+	if !ok {
+		s.replyError(errDBIndex)
+		return
+	}
+	if err := s.p.databaseExists(s, n); err != nil {
+		s.replyOriginError(err)
+		return
+	}
+	if !s.awaitAnswers() { // what was sent belongs to the old database
+		return
+	}
+	s.db = n
+	s.replyString(replyOK)
+}
+
+// hello is HELLO [version [AUTH user password] [SETNAME name]].
+func (s *session) hello() {
+	proto, user, pass, name := s.proto, "", "", s.name
+	withAuth := false
+	args := s.args[1:]
+	if len(args) > 0 {
+		v, ok := parseLength(args[0])
+		if !ok {
+			s.replyError(errProtoNumber)
+			return
+		}
+		if v != 2 && v != 3 {
+			s.replyError(errNoProto)
+			return
+		}
+		proto = int(v)
+		args = args[1:]
+	}
+	for len(args) > 0 {
+		switch {
+		case foldEqual(args[0], "auth") && len(args) >= 3:
+			withAuth, user, pass = true, string(args[1]), string(args[2])
+			args = args[3:]
+		case foldEqual(args[0], "setname") && len(args) >= 2:
+			if !validName(args[1]) {
+				s.replyError(errClientName)
+				return
+			}
+			name = string(args[1])
+			args = args[2:]
+		default:
+			s.replyError("ERR Syntax error in HELLO option '" + string(args[0]) + "'")
+			return
+		}
+	}
+	if !s.authed && !withAuth {
+		s.replyError("NOAUTH HELLO must be called with the client already authenticated, otherwise the HELLO <proto> AUTH <user> <pass> option can be used to authenticate the client and select the RESP protocol version at the same time")
+		return
+	}
+	if !s.awaitAnswers() {
+		return
+	}
+	if withAuth {
+		if line := s.authenticate(user, pass, nil); line != "" {
+			s.replyError(line)
+			return
+		}
+	}
+	facts, err := s.p.facts()
+	if err != nil {
+		s.replyOriginError(err)
+		return
+	}
+	if proto != s.proto {
+		s.proto = proto
+		s.forgetWires()
+		if s.pin != nil {
+			// The owned connection speaks the old protocol version.
+			s.unpinDirty()
+		}
+	}
+	s.name = name
+	b := appendMap(nil, proto, 7)
+	b = redcon.AppendBulkString(b, "server")
+	b = redcon.AppendBulkString(b, "redis")
+	b = redcon.AppendBulkString(b, "version")
+	b = redcon.AppendBulkString(b, facts.version)
+	b = redcon.AppendBulkString(b, "proto")
+	b = redcon.AppendInt(b, int64(proto))
+	b = redcon.AppendBulkString(b, "id")
+	b = redcon.AppendInt(b, int64(s.id))
+	b = redcon.AppendBulkString(b, "mode")
+	b = redcon.AppendBulkString(b, facts.mode)
+	b = redcon.AppendBulkString(b, "role")
+	b = redcon.AppendBulkString(b, facts.role)
+	b = redcon.AppendBulkString(b, "modules")
+	b = redcon.AppendArray(b, 0)
+	s.replyRaw(b)
+}
+
+// unpinDirty closes the owned connection.
+func (s *session) unpinDirty() {
+	pin := s.pin
+	s.pin = nil
+	s.ownsPushes.Store(nil)
+	s.watched = nil
+	s.track, s.monitor, s.watch = false, false, false
+	s.subs = subscriptions{}
+	s.p.origin.Unpin(pin.conn, false)
+}
+
+func (s *session) auth() {
+	if !s.awaitAnswers() {
+		return
+	}
+	user, pass := "default", string(s.args[1])
+	switch len(s.args) {
+	case 2:
+	case 3:
+		user, pass = string(s.args[1]), string(s.args[2])
+	default:
+		s.replyError(errSyntax)
+		return
+	}
+	if line := s.authenticate(user, pass, s.args); line != "" {
+		s.replyError(line)
+		return
+	}
+	s.replyString(replyOK)
+}
+
+// authenticate lets Redis verify the credentials and makes the session act as
+// that user. args is the AUTH as the client sent it, for Redis to answer in its
+// own words. It returns the error to answer, or "".
+func (s *session) authenticate(user, pass string, args [][]byte) string {
+	p := s.p
+	if args == nil {
+		args = [][]byte{[]byte("AUTH"), []byte(user), []byte(pass)}
+	}
+	// A connection of its own, since it acts as the new user afterwards.
+	c, err := p.origin.Dial(p.ctx, origin.Group{Proto: 2}, nil)
+	if err != nil {
+		return p.originError(err)
+	}
+	defer c.Close(errSessionGone)
+	b, err := c.Call(p.ctx, appendArgs(nil, args), 1)
+	if err != nil {
+		return p.originError(err)
+	}
+	if string(b) != replyOK {
+		p.m.authFailures.Inc()
+		return strings.TrimPrefix(strings.TrimRight(string(b), "\r\n"), "-")
+	}
+	s.authed = true
+	if user == p.origin.User() {
+		user, pass = "", ""
+	}
+	if user != s.user || pass != s.pass {
+		s.user, s.pass = user, pass
+		s.forgetWires()
+		if s.pin != nil {
+			s.unpinDirty()
+		}
+	}
+	return ""
+}
+
+// reset puts the connection back to how it began.
+func (s *session) reset() {
+	if !s.awaitAnswers() {
+		return
+	}
+	if s.pin != nil {
+		s.unpinDirty()
+	}
+	s.tx = transaction{}
+	s.db, s.proto, s.name = 0, 2, ""
+	s.user, s.pass = "", ""
+	s.authed = s.p.cfg.DefaultUser != "none"
+	s.reply = replyOn
+	s.forgetWires()
+	s.replyString("+RESET\r\n")
+}
+
+// databaseExists asks the origin once for each database.
+func (p *Proxy) databaseExists(s *session, n int) error {
+	if n == 0 || n == p.cfg.CacheDB || n == p.cfg.LocksDB {
+		return nil
+	}
+	if _, ok := p.databases.Load(n); ok {
+		return nil
+	}
+	c, err := p.origin.Pin(p.ctx, s.group(n, false))
+	if err != nil {
+		var refused *origin.RefusedError
+		if errors.As(err, &refused) && strings.Contains(refused.Line, "out of range") {
+			return &origin.RefusedError{Line: errDBIndex}
+		}
+		return err
+	}
+	p.origin.Unpin(c, true)
+	p.databases.Store(n, struct{}{})
+	return nil
+}
+
+// info passes INFO on and appends nearside's section.
+func (s *session) info(raw []byte) {
+	if !s.awaitAnswers() {
+		return
+	}
+	own := s.infoSection(s.args[1:])
+	if own && len(s.args) == 2 && foldEqual(s.args[1], "nearside") {
+		s.replyRaw(appendText(nil, s.proto, s.p.infoText()))
+		return
+	}
+	b, err := s.call(s.homeDB(), raw)
+	if err != nil {
+		s.replyOriginError(err)
+		return
+	}
+	if !own {
+		s.replyRaw(b)
+		return
+	}
+	text, ok := infoBody(b)
+	if !ok {
+		s.replyRaw(b)
+		return
+	}
+	s.replyRaw(appendText(nil, s.proto, text+"\r\n"+s.p.infoText()))
+}
+
+// homeDB is where commands without keys go.
+func (s *session) homeDB() int {
+	if s.db == 0 {
+		return s.p.cfg.LocksDB
+	}
+	return s.db
+}
+
+// infoSection tells whether INFO's arguments ask for nearside's section.
+func (s *session) infoSection(sections [][]byte) bool {
+	if len(sections) == 0 {
+		return true
+	}
+	for _, a := range sections {
+		for _, name := range []string{"nearside", "all", "default", "everything"} {
+			if foldEqual(a, name) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// infoBody takes the text out of INFO's reply, bulk or verbatim.
+func infoBody(b []byte) (string, bool) {
+	value, null, _, ok := origin.Bulk(b)
+	if !ok || null {
+		return "", false
+	}
+	if b[0] == '=' {
+		value = bytes.TrimPrefix(value, []byte("txt:"))
+	}
+	return string(value), true
+}
+
+// foldEqual compares a word of the client with a lower-case name.
+func foldEqual(b []byte, name string) bool {
+	return len(b) == len(name) && strings.EqualFold(string(b), name)
+}
+
+func validName(name []byte) bool {
+	for _, c := range name {
+		if c < '!' || c > '~' {
+			return false
+		}
+	}
+	return true
+}
+
+func formatID(id uint64) string { return strconv.FormatUint(id, 10) }

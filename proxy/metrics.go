@@ -1,0 +1,228 @@
+package proxy
+
+import (
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/VictoriaMetrics/metrics"
+
+	"nearside/policy"
+	"nearside/proxy/admin"
+	"nearside/proxy/l1"
+	"nearside/proxy/link"
+)
+
+// bypassReason says why a read under a cache rule had no part in the near cache.
+type bypassReason uint8
+
+const (
+	bypassDown   bypassReason = iota // the link is down
+	bypassStale                      // the proof of freshness is too old
+	bypassFence                      // a fence did not pass in time
+	bypassOrder                      // it follows a write of the same session on the same connection
+	bypassPinned                     // WATCH or CLIENT TRACKING is in force
+	bypassUser                       // the session acts as another Redis user, or nearside's may not run the fetch
+	bypassReasons
+)
+
+var bypassNames = [bypassReasons]string{"link_down", "stale", "fence", "order", "pinned", "user"}
+
+func (r bypassReason) String() string { return bypassNames[r] }
+
+// Where an invalidation came from.
+const (
+	sourceLink     = "link"
+	sourceFlush    = "link_flush"
+	sourceOperator = "operator"
+)
+
+// meters are what nearside counts.
+type meters struct {
+	set *metrics.Set
+
+	accepted, rejected           *metrics.Counter
+	protocolErrors, timedOut     *metrics.Counter
+	readErrors, writeErrors      *metrics.Counter
+	slowClosed, authFailures     *metrics.Counter
+	local, refused, localErrors  *metrics.Counter
+	originErrors                 *metrics.Counter
+	fetches, coalesced, tooLarge *metrics.Counter
+	fenceWaits                   *metrics.Counter
+	bypassed                     [bypassReasons]*metrics.Counter
+	misses                       [l1.Misses]*metrics.Counter
+	invalidations                map[string]*metrics.Counter
+	rules                        []*ruleMeters // cache rules only
+	byID                         []*ruleMeters // by rule id; nil for lock rules
+}
+
+// ruleMeters count what one cache rule did.
+type ruleMeters struct {
+	prefix                   string
+	hits, misses, sets, dels *metrics.Counter
+	evictions                *metrics.Counter
+}
+
+func (r *ruleMeters) snapshot() admin.RuleMetrics {
+	hits, misses := r.hits.Get(), r.misses.Get()
+	return admin.RuleMetrics{
+		Hits: hits, Misses: misses, Sets: r.sets.Get(), Dels: r.dels.Get(),
+		TotalRequests: hits + misses, HitRate: admin.HitRate(hits, misses),
+	}
+}
+
+func newMeters(rules []*policy.Rule) *meters {
+	set := metrics.NewSet()
+	c := set.NewCounter
+	m := &meters{
+		set:            set,
+		accepted:       c("nearside_clients_accepted_total"),
+		rejected:       c("nearside_clients_rejected_total"),
+		protocolErrors: c("nearside_protocol_errors_total"),
+		timedOut:       c("nearside_client_timeouts_total"),
+		readErrors:     c("nearside_client_read_errors_total"),
+		writeErrors:    c("nearside_client_write_errors_total"),
+		slowClosed:     c("nearside_slow_clients_closed_total"),
+		authFailures:   c("nearside_auth_failures_total"),
+		local:          c("nearside_local_commands_total"),
+		refused:        c("nearside_refused_commands_total"),
+		localErrors:    c("nearside_error_replies_total"),
+		originErrors:   c("nearside_origin_errors_total"),
+		fetches:        c("nearside_cache_fetches_total"),
+		coalesced:      c("nearside_cache_coalesced_total"),
+		tooLarge:       c("nearside_cache_too_large_total"),
+		fenceWaits:     c("nearside_fence_waits_total"),
+		invalidations:  map[string]*metrics.Counter{},
+	}
+	for r := range bypassReasons {
+		m.bypassed[r] = c(fmt.Sprintf("nearside_cache_bypassed_total{reason=%q}", r))
+	}
+	for r := range l1.Misses {
+		if r != l1.Hit {
+			m.misses[r] = c(fmt.Sprintf("nearside_cache_lookup_misses_total{reason=%q}", r))
+		}
+	}
+	for _, source := range []string{sourceLink, sourceFlush, sourceOperator} {
+		m.invalidations[source] = c(fmt.Sprintf("nearside_invalidations_total{source=%q}", source))
+	}
+	m.byID = make([]*ruleMeters, len(rules)+1)
+	for _, r := range rules {
+		if r.Kind != policy.CacheRule {
+			continue
+		}
+		label := fmt.Sprintf("{prefix=%q}", r.Prefix)
+		rm := &ruleMeters{
+			prefix:    r.Prefix,
+			hits:      c("nearside_cache_hits_total" + label),
+			misses:    c("nearside_cache_misses_total" + label),
+			sets:      c("nearside_cache_sets_total" + label),
+			dels:      c("nearside_cache_dels_total" + label),
+			evictions: c("nearside_cache_evictions_total" + label),
+		}
+		m.rules = append(m.rules, rm)
+		m.byID[r.ID] = rm
+	}
+	return m
+}
+
+// gauges adds what is read off the proxy's parts when somebody asks.
+func (m *meters) gauges(p *Proxy) {
+	g := func(name string, f func() float64) { m.set.NewGauge(name, f) }
+	g("nearside_clients", func() float64 { return float64(p.clients.Load()) })
+	g("nearside_buffer_bytes", func() float64 { return float64(p.budget.used.Load()) })
+	g("nearside_buffer_limit_bytes", func() float64 { return float64(p.budget.max) })
+	g("nearside_cache_entries", func() float64 { return float64(p.l1.Stats().Entries) })
+	g("nearside_cache_bytes", func() float64 { return float64(p.l1.Stats().Bytes) })
+	g("nearside_cache_limit_bytes", func() float64 { return float64(p.cfg.Memory) })
+	g("nearside_link_up", func() float64 {
+		if v := p.link.Verdict(clockNow()); v == link.OK || v == link.Fenced {
+			return 1
+		}
+		return 0
+	})
+	g("nearside_staleness_bound_seconds", func() float64 {
+		d, known := p.link.Bound(clockNow())
+		if !known {
+			return -1
+		}
+		return d.Seconds()
+	})
+	g("nearside_link_round_trip_seconds", func() float64 { return p.link.Stats().RoundTrip.Seconds() })
+	g("nearside_link_reconnects_total", func() float64 { return float64(p.link.Stats().Reconnects) })
+	g("nearside_fences_total", func() float64 { return float64(p.link.Stats().Fences) })
+	g("nearside_origin_connections", func() float64 {
+		s := p.origin.Stats()
+		return float64(s.Shared + s.Locks + s.Pinned + s.Idle)
+	})
+	g("nearside_origin_pinned_connections", func() float64 { return float64(p.origin.Stats().Pinned) })
+	g("nearside_origin_outstanding", func() float64 { return float64(p.origin.Stats().Outstanding) })
+	g("nearside_origin_dial_errors_total", func() float64 { return float64(p.origin.Stats().DialErrors) })
+	g("nearside_origin_lost_connections_total", func() float64 { return float64(p.origin.Stats().Lost) })
+}
+
+func (m *meters) rule(id int) *ruleMeters { return m.byID[id] }
+
+func (m *meters) bypass(r bypassReason) { m.bypassed[r].Inc() }
+
+func (m *meters) missed(r l1.Miss) { m.misses[r].Inc() }
+
+func (m *meters) invalidated(source string) { m.invalidations[source].Inc() }
+
+// WriteMetrics writes everything in Prometheus's text form.
+func (p *Proxy) WriteMetrics(w io.Writer) {
+	p.m.set.WritePrometheus(w)
+	metrics.WriteProcessMetrics(w)
+}
+
+// CacheMetrics is what each cache rule did, by its name.
+func (p *Proxy) CacheMetrics() map[string]admin.RuleMetrics {
+	all := make(map[string]admin.RuleMetrics, len(p.m.rules))
+	for _, r := range p.m.rules {
+		all[admin.RuleName(r.prefix)] = r.snapshot()
+	}
+	return all
+}
+
+// ruleCounts collects a session's hits between two flushes, so that the
+// counters that all sessions share are touched once per batch.
+type ruleCounts struct {
+	rule *policy.Rule
+	hits uint64
+}
+
+func (c *ruleCounts) hit(s *session, rule *policy.Rule) {
+	if c.rule != rule {
+		c.flush(s)
+		c.rule = rule
+	}
+	c.hits++
+}
+
+func (c *ruleCounts) flush(s *session) {
+	if c.hits > 0 {
+		if !s.health {
+			s.p.m.rule(c.rule.ID).hits.AddInt64(int64(c.hits))
+		}
+		c.hits = 0
+	}
+}
+
+func (c *ruleCounts) missed(s *session, keys []policy.Key) {
+	for i := range keys {
+		if r := keys[i].Rule; r != nil && r.Kind == policy.CacheRule && !s.health {
+			s.p.m.rule(r.ID).misses.Inc()
+		}
+	}
+}
+
+// wrote counts a write to a key under a cache rule.
+func (c *ruleCounts) wrote(s *session, rule *policy.Rule, cmd *policy.Command) {
+	if s.health {
+		return
+	}
+	if cmd != nil && (cmd.Name == "del" || cmd.Name == "unlink" || strings.HasPrefix(cmd.Name, "getdel")) {
+		s.p.m.rule(rule.ID).dels.Inc()
+	} else {
+		s.p.m.rule(rule.ID).sets.Inc()
+	}
+}

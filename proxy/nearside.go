@@ -1,0 +1,150 @@
+package proxy
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/tidwall/redcon"
+
+	"nearside/policy"
+	"nearside/proxy/l1"
+	"nearside/proxy/link"
+)
+
+// nearsideHelp is what NEARSIDE HELP says.
+var nearsideHelp = []string{
+	"NEARSIDE <subcommand> [<arg> [value] ...]. Subcommands are:",
+	"EXPLAIN <key>",
+	"    Say which rule and database a key belongs to, and whether GET would be answered from the near cache, and why.",
+	"FLUSH [<pattern>]",
+	"    Forget what the near cache holds: everything, one key, or with a pattern every rule that it touches.",
+	"STATS",
+	"    Say what the near cache, the link and the connections are doing.",
+	"HELP",
+	"    Print this help.",
+}
+
+// nearside answers the command that is nearside's own.
+func (s *session) nearside() {
+	sub := strings.ToLower(string(s.args[1]))
+	switch {
+	case sub == "help" && len(s.args) == 2:
+		b := redcon.AppendArray(nil, len(nearsideHelp))
+		for _, line := range nearsideHelp {
+			b = redcon.AppendString(b, line)
+		}
+		s.replyRaw(b)
+	case sub == "stats" && len(s.args) == 2:
+		s.replyRaw(appendText(nil, s.proto, s.p.infoText()+s.p.rulesText()))
+	case sub == "explain" && len(s.args) == 3:
+		s.replyRaw(appendText(nil, s.proto, s.explain(s.args[2])))
+	case sub == "flush" && len(s.args) <= 3:
+		s.flushCache()
+	case sub == "help" || sub == "stats" || sub == "explain" || sub == "flush":
+		s.replyError(errArity("nearside|" + sub))
+	default:
+		s.replyError(errUnknownSub("nearside", string(s.args[1])))
+	}
+}
+
+// flushCache is NEARSIDE FLUSH [pattern]. It forgets at least what the pattern
+// matches: entries whose Set ristretto has not applied yet cannot be seen, so a
+// pattern forgets whole rules rather than miss one key.
+func (s *session) flushCache() {
+	p := s.p
+	if !s.awaitAnswers() {
+		return
+	}
+	if len(s.args) == 2 || string(s.args[2]) == "*" {
+		p.l1.InvalidateAll()
+		p.m.invalidated(sourceOperator)
+		s.replyString(replyOK)
+		return
+	}
+	pattern := s.args[2]
+	p.m.invalidated(sourceOperator)
+	if literal := literalPrefix(pattern); len(literal) == len(pattern) {
+		p.l1.Invalidate(pattern)
+	} else {
+		for _, r := range p.rules.All() {
+			if r.Kind == policy.CacheRule && (strings.HasPrefix(r.Prefix, literal) || strings.HasPrefix(literal, r.Prefix)) {
+				p.l1.InvalidateRule(r.ID)
+			}
+		}
+	}
+	s.replyString(replyOK)
+}
+
+// literalPrefix is what every key that matches a glob pattern begins with.
+func literalPrefix(pattern []byte) string {
+	if i := strings.IndexAny(string(pattern), `*?[\`); i >= 0 {
+		return string(pattern[:i])
+	}
+	return string(pattern)
+}
+
+// explain says what nearside makes of a key.
+func (s *session) explain(key []byte) string {
+	p := s.p
+	now := clockNow()
+	db := p.rules.DBOf(key, s.db)
+	rule := p.rules.Match(key)
+	var b strings.Builder
+	line := func(name string, value any) { fmt.Fprintf(&b, "%s:%v\r\n", name, value) }
+	line("session_db", s.db)
+	line("redis_db", db)
+	cacheable := false
+	switch {
+	case rule == nil:
+		line("rule", "none")
+		line("route", "passed to Redis: no rule matches")
+	case rule.Kind == policy.LockRule && db == p.cfg.LocksDB:
+		line("rule", fmt.Sprintf("locks %q", rule.Prefix))
+		line("route", "passed to Redis on the locks' own connections: a lock is never cached")
+	case rule.Kind == policy.CacheRule && db == p.cfg.CacheDB:
+		line("rule", fmt.Sprintf("cache %q", rule.Prefix))
+		line("rule_ttl", rule.TTL)
+		cacheable = true
+	default:
+		line("rule", fmt.Sprintf("%q, not in force in this database", rule.Prefix))
+		line("route", "passed to Redis")
+	}
+	if !cacheable {
+		return b.String()
+	}
+	switch {
+	case s.user != "":
+		line("route", "passed to Redis: only reads of nearside's own user are cached")
+		line("reason", bypassUser)
+		return b.String()
+	case s.pinsData():
+		line("route", "passed to Redis on the session's own connection: WATCH or CLIENT TRACKING is in force")
+		line("reason", bypassPinned)
+		return b.String()
+	}
+	bound, known := p.link.Bound(now)
+	if known {
+		line("staleness_bound_ms", fmt.Sprintf("%.3f", float64(bound)/float64(time.Millisecond)))
+	} else {
+		line("staleness_bound_ms", "unknown")
+	}
+	if v := p.link.Verdict(now); v != link.OK && v != link.Fenced {
+		line("route", "passed to Redis: the near cache cannot prove that it is fresh")
+		line("reason", v)
+		return b.String()
+	}
+	e, miss := p.l1.Get(s.cacheID(db, "get", [][]byte{key}), key, rule.ID, now)
+	if miss != l1.Hit {
+		line("route", "fetched from Redis for the near cache")
+		line("reason", miss)
+		return b.String()
+	}
+	line("route", "answered from the near cache")
+	line("reason", "hit")
+	line("age_ms", (now-e.Stored)/int64(time.Millisecond))
+	line("expires_in_ms", (e.Deadline-now)/int64(time.Millisecond))
+	line("bytes", len(e.Reply))
+	line("negative", e.Negative)
+	return b.String()
+}

@@ -1,0 +1,250 @@
+package origin
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+const (
+	firstBackoff = 50 * time.Millisecond
+	lastBackoff  = time.Second
+	maxIdle      = 64
+	idleFor      = 60 * time.Second
+	unusedFor    = 5 * time.Minute // after which a client user's shared connection is taken out of use
+)
+
+// slots are the shared connections of one group.
+type slots struct {
+	group Group
+	list  []slot
+}
+
+type slot struct {
+	cur atomic.Pointer[Conn]
+
+	mu      sync.Mutex
+	attempt *attempt // the dial under way
+	err     error    // of the last dial, repeated until retryAt
+	retryAt int64
+	backoff time.Duration
+}
+
+type attempt struct {
+	done chan struct{}
+	c    *Conn
+	err  error
+}
+
+// Shared returns the n-th (modulo Config.Connections) shared connection of g. It
+// is dialled if need be, once for all who want it; after a failed dial its error
+// is given to everybody for a while.
+func (o *Origin) Shared(ctx context.Context, g Group, n uint64) (*Conn, error) {
+	s := (*o.groups.Load())[g]
+	if s == nil {
+		s = o.addGroup(g)
+	}
+	sl := &s.list[n%uint64(len(s.list))]
+	if c := sl.cur.Load(); c != nil {
+		return c, nil
+	}
+	return o.fillSlot(ctx, g, sl)
+}
+
+func (o *Origin) addGroup(g Group) *slots {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	old := *o.groups.Load()
+	if s := old[g]; s != nil {
+		return s
+	}
+	s := &slots{group: g, list: make([]slot, o.cfg.Connections)}
+	groups := maps.Clone(old)
+	groups[g] = s
+	o.groups.Store(&groups)
+	return s
+}
+
+func (o *Origin) fillSlot(ctx context.Context, g Group, sl *slot) (*Conn, error) {
+	sl.mu.Lock()
+	if c := sl.cur.Load(); c != nil {
+		sl.mu.Unlock()
+		return c, nil
+	}
+	a := sl.attempt
+	if a == nil {
+		if sl.err != nil && o.now() < sl.retryAt {
+			err := sl.err
+			sl.mu.Unlock()
+			return nil, err
+		}
+		mine := &attempt{done: make(chan struct{})}
+		a, sl.attempt = mine, mine
+		sl.mu.Unlock() // start locks Origin.mu, which comes before
+		if !o.start(func() { o.try(g, sl, mine) }) {
+			o.finish(g, sl, mine, nil, ErrClosed)
+		}
+	} else {
+		sl.mu.Unlock()
+	}
+
+	select {
+	case <-a.done:
+		return a.c, a.err
+	case <-ctx.Done():
+		return nil, fmt.Errorf("%w: %s: %w", ErrUnreachable, o.opt.Addr, ctx.Err())
+	}
+}
+
+// start runs f on a goroutine that Close waits for.
+func (o *Origin) start(f func()) bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.closed {
+		return false
+	}
+	o.wg.Go(f)
+	return true
+}
+
+// try dials for a slot. Those who wait may leave; the connection stays.
+func (o *Origin) try(g Group, sl *slot, a *attempt) {
+	c, err := o.dial(o.ctx, g, shared, func(c *Conn) { c.slot = sl })
+	o.finish(g, sl, a, c, err)
+}
+
+func (o *Origin) finish(g Group, sl *slot, a *attempt, c *Conn, err error) {
+	sl.mu.Lock()
+	sl.attempt = nil
+	sl.err = err
+	if err == nil {
+		sl.backoff = 0
+		sl.cur.Store(c)
+		if c.Err() != nil { // broken before it stood there to be taken out
+			sl.cur.CompareAndSwap(c, nil)
+		}
+	} else {
+		sl.backoff = min(max(2*sl.backoff, firstBackoff), lastBackoff)
+		sl.retryAt = o.now() + int64(sl.backoff)
+	}
+	sl.mu.Unlock()
+	if err != nil && !errors.Is(err, ErrClosed) {
+		o.cfg.Log.Debug("origin connection failed", "addr", o.opt.Addr, "db", g.DB, "error", err)
+	}
+	a.c, a.err = c, err
+	close(a.done)
+}
+
+// Pin returns a connection for one owner, who gives it back with Unpin, also when
+// it broke.
+func (o *Origin) Pin(ctx context.Context, g Group) (*Conn, error) {
+	o.mu.Lock()
+	if o.closed {
+		o.mu.Unlock()
+		return nil, ErrClosed
+	}
+	if o.out >= o.cfg.MaxPinned {
+		o.mu.Unlock()
+		return nil, ErrTooManyPinned
+	}
+	o.out++
+	for i := len(o.idle) - 1; i >= 0; i-- { // the last used one is the likeliest to live
+		c := o.idle[i]
+		if c.group == g && c.Err() == nil {
+			o.idle = append(o.idle[:i], o.idle[i+1:]...)
+			c.isOut.Store(true)
+			o.mu.Unlock()
+			return c, nil
+		}
+	}
+	o.mu.Unlock()
+
+	c, err := o.dial(ctx, g, pinned, func(c *Conn) { c.isOut.Store(true) })
+	if err != nil {
+		o.mu.Lock()
+		o.out--
+		o.mu.Unlock()
+		return nil, err
+	}
+	return c, nil
+}
+
+// Unpin takes a pinned connection back. clean says that nothing is left of its
+// owner: no outstanding replies, no MULTI, WATCH, subscription or MONITOR, the
+// database its Group names. Anything else is closed. A second Unpin does nothing.
+func (o *Origin) Unpin(c *Conn, clean bool) {
+	if c.kind != pinned || !c.isOut.CompareAndSwap(true, false) {
+		return
+	}
+	clean = clean && c.Outstanding() == 0 && c.mode.Load() == modeReplies
+	c.SetPush(nil)
+
+	o.mu.Lock()
+	o.out--
+	keep := clean && !o.closed && !o.other(c) && c.Err() == nil
+	var surplus *Conn
+	if keep {
+		if _, known := o.conns[c]; known { // else its reader has just ended
+			c.watch.idleSince = o.now()
+			o.idle = append(o.idle, c)
+			if len(o.idle) > maxIdle {
+				surplus = o.idle[0]
+				o.idle = append(o.idle[:0], o.idle[1:]...)
+			}
+		}
+	}
+	o.mu.Unlock()
+	if surplus != nil {
+		surplus.fail(ErrClosed)
+	}
+	if !keep {
+		c.fail(ErrClosed)
+	}
+}
+
+// Dial makes a connection outside of all pools, for the link. push gets RESP3
+// push frames on the reading goroutine, from the first one on; a frame is valid
+// only during the call. OnConnect and Expect do not concern it.
+func (o *Origin) Dial(ctx context.Context, g Group, push func(frame []byte)) (*Conn, error) {
+	return o.dial(ctx, g, dialled, func(c *Conn) {
+		if push != nil {
+			c.SetPush(func(f []byte, _ *Batch) { push(f) })
+		}
+	})
+}
+
+// Expect says that only connections to the server process runID may be used from
+// now on, and closes the shared and pinned ones (idle or not) to any other. "" lifts
+// that. Connections whose server did not tell its run id are spared.
+func (o *Origin) Expect(runID string) {
+	o.mu.Lock()
+	changed := o.expect != runID
+	o.expect = runID
+	var wrong []*Conn
+	for c := range o.conns {
+		if (c.kind == shared || c.kind == pinned) && o.other(c) {
+			wrong = append(wrong, c)
+		}
+	}
+	o.mu.Unlock()
+	for _, c := range wrong {
+		c.fail(fmt.Errorf("%w: %w", ErrLost, errMoved))
+	}
+	if !changed {
+		return
+	}
+	for _, s := range *o.groups.Load() { // what failed until now may have failed because of the old id
+		for i := range s.list {
+			sl := &s.list[i]
+			sl.mu.Lock()
+			sl.err, sl.backoff = nil, 0
+			sl.mu.Unlock()
+		}
+	}
+}
+
+var errMoved = errors.New("it led to another server process")

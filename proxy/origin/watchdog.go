@@ -1,0 +1,245 @@
+package origin
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"sync/atomic"
+	"time"
+)
+
+// watched is what the watchdog remembers of a connection from tick to tick. It
+// ages requests by watching the queue's head instead of stamping each of them: a
+// head that has not moved since a tick is at least that old. The error, one tick,
+// is on the patient side.
+type watched struct {
+	head      int64 // number of the oldest unanswered request …
+	headSince int64 // … and since when it is known to be that
+	idleSince int64 // of an idle pinned connection
+	sent      int64 // number of requests …
+	sentSince int64 // … and since when it is known to be that
+	retired   bool
+}
+
+// watch looks after all connections forty times per Timeout.
+func (o *Origin) watch() {
+	tick := max(o.cfg.Timeout/40, time.Millisecond)
+	t := time.NewTicker(tick)
+	defer t.Stop()
+	var swept int64
+	for {
+		select {
+		case <-o.ctx.Done():
+			return
+		case <-t.C:
+		}
+		o.look(o.now())
+		if now := o.now(); now-swept >= int64(time.Second) {
+			swept = now
+			o.sweep(now)
+		}
+	}
+}
+
+// look applies the rules on silence.
+//
+// (a) Requests have waited for Timeout and a tenth, and for so long not one byte
+// came on any connection, the heartbeat's included: the origin is gone. The tenth
+// is there because Redis itself, busy with a script, is mute for 5 s before it
+// says -BUSY.
+//
+// (b) A shared connection has been silent for Timeout with a request on it, and a
+// PING sent after that request was answered with PONG elsewhere: this connection is
+// dead. A busy Redis does not say PONG. A pinned connection may wait for a BLPOP,
+// the link has pings of its own.
+//
+// (c) A write has not got on for Timeout and a tenth.
+func (o *Origin) look(now int64) {
+	timeout := int64(o.cfg.Timeout)
+	patient := int64(grace(o.cfg.Timeout))
+	mute := now - o.heard.Load()
+	var dead []*Conn
+	ping := false
+
+	o.mu.Lock()
+	for c := range o.conns {
+		if c.kind == heartbeat {
+			continue
+		}
+		w := &c.watch
+		head, sent := c.pending.delivered.Load(), c.pending.sent.Load()
+		if head == sent || w.head != head {
+			w.head, w.headSince = head, now
+		}
+		if w.sent != sent {
+			w.sent, w.sentSince = sent, now
+		}
+		since := c.writeSince.Load()
+		if since != 0 && now-since >= patient {
+			dead = append(dead, c)
+			continue
+		}
+		if head == sent {
+			continue
+		}
+		age := now - w.headSince
+		silent := now - max(c.heard.Load(), c.bigWrite.Load())
+		if age >= patient && mute >= patient {
+			dead = append(dead, c)
+			continue
+		}
+		if age >= timeout/10 && mute >= timeout/10 {
+			ping = true
+		}
+		if c.kind == shared && since == 0 && age >= timeout/2 && silent >= timeout/2 {
+			if asked, at := o.beat.pong(); asked < w.headSince {
+				ping = true
+			} else if age >= timeout && silent >= timeout && now-at >= timeout/10 {
+				dead = append(dead, c)
+			}
+		}
+	}
+	o.mu.Unlock()
+
+	for _, c := range dead {
+		o.cfg.Log.Warn("origin connection timed out", "addr", o.opt.Addr, "db", c.group.DB, "outstanding", c.Outstanding())
+		c.fail(fmt.Errorf("%w: nothing heard for %s", ErrTimeout, o.cfg.Timeout))
+	}
+	if ping {
+		o.beat.ping(now)
+	}
+}
+
+// sweep takes away what nobody uses.
+func (o *Origin) sweep(now int64) {
+	var old []*Conn
+	o.mu.Lock()
+	keep := o.idle[:0]
+	for _, c := range o.idle {
+		if now-c.watch.idleSince >= int64(idleFor) {
+			old = append(old, c)
+		} else {
+			keep = append(keep, c)
+		}
+	}
+	clear(o.idle[len(keep):])
+	o.idle = keep
+	for c := range o.conns {
+		if c.kind == shared && !c.group.own() && o.unused(c, now) {
+			old = append(old, c)
+		}
+	}
+	o.dropGroups(now)
+	o.mu.Unlock()
+	for _, c := range old {
+		c.fail(ErrClosed)
+	}
+}
+
+// unused tells whether a client user's shared connection can go. It first leaves
+// its slot, so that nobody finds it any more, and is closed a minute later, when
+// those who found it before have long sent what they had to send.
+func (o *Origin) unused(c *Conn, now int64) bool {
+	w := &c.watch
+	quiet := now - w.sentSince
+	if c.Outstanding() > 0 || quiet < int64(unusedFor) {
+		return false
+	}
+	if !w.retired {
+		w.retired = true
+		c.slot.cur.CompareAndSwap(c, nil)
+		return false
+	}
+	return quiet >= int64(unusedFor+time.Minute)
+}
+
+// dropGroups forgets groups of client users that have no connection, so that
+// guessing passwords does not fill the memory. mu is held.
+func (o *Origin) dropGroups(now int64) {
+	old := *o.groups.Load()
+	var groups map[Group]*slots
+	for g, s := range old {
+		if g.own() || !s.empty(now) {
+			continue
+		}
+		if groups == nil {
+			groups = maps.Clone(old)
+		}
+		delete(groups, g)
+	}
+	if groups != nil {
+		o.groups.Store(&groups)
+	}
+}
+
+func (s *slots) empty(now int64) bool {
+	for i := range s.list {
+		sl := &s.list[i]
+		sl.mu.Lock()
+		used := sl.cur.Load() != nil || sl.attempt != nil || (sl.err != nil && now < sl.retryAt)
+		sl.mu.Unlock()
+		if used {
+			return false
+		}
+	}
+	return true
+}
+
+// beat is the heartbeat: PINGs on a connection of its own, sent only while
+// something is overdue. Whatever comes back counts as heard; PONG tells more.
+type beat struct {
+	o      *Origin
+	group  Group
+	busy   atomic.Bool
+	c      *Conn // used by one ping at a time
+	last   int64 // when the last ping was started; the watchdog's
+	asked  atomic.Int64
+	ponged atomic.Int64
+}
+
+func (b *beat) init(o *Origin) {
+	b.o = o
+	b.group = Group{Proto: 2}
+	b.asked.Store(-1)
+}
+
+// pong says when the last PING was sent that was answered with PONG, and when the PONG came.
+func (b *beat) pong() (asked, at int64) {
+	asked = b.asked.Load() // stored last, read first
+	return asked, b.ponged.Load()
+}
+
+func (b *beat) ping(now int64) {
+	if now-b.last < int64(b.o.cfg.Timeout)/10 || !b.busy.CompareAndSwap(false, true) {
+		return
+	}
+	b.last = now
+	if !b.o.start(b.run) {
+		b.busy.Store(false)
+	}
+}
+
+func (b *beat) run() {
+	defer b.busy.Store(false)
+	o := b.o
+	ctx, cancel := context.WithTimeout(o.ctx, grace(o.cfg.Timeout))
+	defer cancel()
+	if b.c == nil || b.c.Err() != nil {
+		c, err := o.dial(ctx, b.group, heartbeat, nil)
+		if err != nil {
+			return
+		}
+		b.c = c
+	}
+	o.heartbeatsNo.Add(1)
+	asked := o.now()
+	reply, err := b.c.Call(ctx, AppendCommand(nil, "PING"), 1)
+	if err != nil {
+		b.c.Close(nil)
+		return
+	}
+	if string(reply) == "+PONG\r\n" {
+		b.ponged.Store(o.now())
+		b.asked.Store(asked)
+	}
+}

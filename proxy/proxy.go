@@ -1,0 +1,415 @@
+package proxy
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"log/slog"
+	"net"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"nearside/policy"
+	"nearside/proxy/admin"
+	"nearside/proxy/l1"
+	"nearside/proxy/link"
+	"nearside/proxy/origin"
+)
+
+// Proxy is one nearside. Make it with New, run it with Run.
+type Proxy struct {
+	cfg    Config
+	log    *slog.Logger
+	begun  time.Time
+	rules  *policy.Rules
+	policy *policy.Policy
+	mget   *policy.Command
+	l1     *l1.Cache
+	link   *link.Link
+	origin *origin.Origin
+	admin  *admin.Server
+	m      *meters
+
+	fences        policy.Fence // which ones are configured
+	fenceMessages bool
+	linked        bool // Redis reports changes
+	unfetchable   atomic.Bool
+
+	ctx       context.Context // ends with Run
+	cancel    context.CancelFunc
+	ready     chan struct{}
+	budget    budget
+	over      chan struct{}
+	buffers   bufferPool
+	entries   entryPool
+	server    atomic.Pointer[serverFacts]
+	unknown   sync.Map // command names that the origin does not know either
+	unknowns  atomic.Int32
+	databases sync.Map // int: databases that the origin has
+
+	nextID    atomic.Uint64
+	clients   atomic.Int64
+	mu        sync.Mutex
+	listeners []net.Listener
+	sessions  map[*session]struct{}
+	wg        sync.WaitGroup
+}
+
+// New checks the configuration and puts the parts together; it connects to nothing.
+func New(cfg Config) (*Proxy, error) {
+	if err := cfg.fill(); err != nil {
+		return nil, err
+	}
+	rules, err := policy.NewRules(cfg.LocksDB, cfg.CacheDB, cfg.Rules)
+	if err != nil {
+		return nil, err
+	}
+	p := &Proxy{
+		cfg: cfg, log: cfg.Log, begun: time.Now(), rules: rules,
+		policy:   policy.New(rules, policy.Options{HashFieldTTL: true}), // until the origin's version is known
+		mget:     policy.Lookup([][]byte{[]byte("mget")}),
+		m:        newMeters(rules.All()),
+		ready:    make(chan struct{}),
+		over:     make(chan struct{}, 1),
+		sessions: map[*session]struct{}{},
+	}
+	p.ctx, p.cancel = context.WithCancel(context.Background())
+	p.budget.max = cfg.Buffers
+	p.budget.over = func() {
+		select {
+		case p.over <- struct{}{}:
+		default: // it is being looked after
+		}
+	}
+	for _, f := range cfg.Fence {
+		switch f {
+		case "locks":
+			p.fences |= policy.FenceLock
+		case "scripts":
+			p.fences |= policy.FenceScript
+		case "messages":
+			p.fenceMessages = true
+		}
+	}
+	if p.l1, err = l1.New(l1.Config{
+		Memory: cfg.Memory, MaxEntries: cfg.MaxEntries, Rules: len(rules.All()),
+		Evicted: func(rule, n int) { p.m.rule(rule).evictions.Add(n) },
+	}); err != nil {
+		return nil, err
+	}
+	if p.origin, err = origin.Open(origin.Config{
+		URL: cfg.Redis, Timeout: cfg.OriginTimeout, Connections: cfg.OriginConnections, MaxPinned: cfg.MaxPinned,
+		OnConnect: p.met, Log: cfg.Log, SkipRunID: cfg.Embedded,
+	}); err != nil {
+		p.l1.Close()
+		return nil, err
+	}
+	mode := cfg.Link
+	if cfg.Embedded {
+		mode = link.ModeEmbedded
+	}
+	p.linked = mode != link.ModeNone && mode != link.ModeEmbedded
+	p.link = link.New(link.Config{
+		Dial: p.dialLink, Prefixes: rules.Prefixes(), Mode: mode, Ping: cfg.Ping, MaxStaleness: cfg.MaxStaleness,
+		Now: clockNow, Log: cfg.Log,
+		Invalidate: func(key []byte) {
+			p.l1.Invalidate(key)
+			p.m.invalidated(sourceLink)
+		},
+		InvalidateAll: func(reason string) {
+			p.l1.InvalidateAll()
+			p.m.invalidated(sourceFlush)
+			p.log.Debug("everything cached is forgotten", "reason", reason)
+		},
+		Up: p.linkUp,
+	})
+	if cfg.Admin != "" {
+		var options []admin.Option
+		if !cfg.ProtectedMode {
+			options = append(options, admin.Remote())
+		}
+		p.admin = admin.New(cfg.Admin, p, cfg.Log, options...)
+	}
+	p.m.gauges(p)
+	return p, nil
+}
+
+// fill puts the defaults in and refuses what cannot work.
+func (c *Config) fill() error {
+	def := func(v *time.Duration, d time.Duration) {
+		if *v == 0 {
+			*v = d
+		}
+	}
+	size := func(v *int64, d int64) {
+		if *v == 0 {
+			*v = d
+		}
+	}
+	count := func(v *int, d int) {
+		if *v == 0 {
+			*v = d
+		}
+	}
+	if len(c.Listen) == 0 {
+		c.Listen = []string{"127.0.0.1:6380"}
+	}
+	if c.DefaultUser == "" {
+		c.DefaultUser = "origin"
+	}
+	if c.Link == "" {
+		c.Link = link.ModeAuto
+	}
+	if c.Fence == nil {
+		c.Fence = []string{"locks", "scripts", "messages"}
+	}
+	size(&c.Memory, 64<<20)
+	def(&c.MaxStaleness, time.Second)
+	def(&c.Ping, 100*time.Millisecond)
+	def(&c.OriginTimeout, 5*time.Second)
+	count(&c.OriginConnections, 2)
+	count(&c.MaxPinned, 4096)
+	count(&c.MaxClients, 10000)
+	size(&c.MaxRequest, 64<<20)
+	count(&c.MaxOutstanding, 1024)
+	size(&c.ReplyBuffer, 1<<20)
+	size(&c.Buffers, 128<<20)
+	def(&c.RequestTimeout, time.Minute)
+	def(&c.WriteTimeout, time.Minute)
+	if c.Log == nil {
+		c.Log = slog.Default()
+	}
+	if c.Version == "" {
+		c.Version = "unknown"
+	}
+	for _, addr := range c.Listen {
+		if c.ProtectedMode && !loopback(addr) {
+			return fmt.Errorf("listen address %s can be reached from other machines and nothing protects it; listen on loopback or set protected_mode: false", addr)
+		}
+	}
+	return nil
+}
+
+// loopback tells whether only this machine reaches a listen address.
+func loopback(addr string) bool {
+	if strings.HasPrefix(addr, "unix:") {
+		return true
+	}
+	host, _, err := net.SplitHostPort(addr)
+	if err != nil {
+		return false
+	}
+	ip := net.ParseIP(host)
+	return host == "localhost" || ip != nil && ip.IsLoopback()
+}
+
+// Ready is closed once all listeners are open.
+func (p *Proxy) Ready() <-chan struct{} { return p.ready }
+
+// Addrs are the addresses that clients connect to, once Ready.
+func (p *Proxy) Addrs() []net.Addr {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	addrs := make([]net.Addr, len(p.listeners))
+	for i, ln := range p.listeners {
+		addrs[i] = ln.Addr()
+	}
+	return addrs
+}
+
+// AdminAddr is the address of the HTTP endpoints, nil without.
+func (p *Proxy) AdminAddr() net.Addr {
+	if p.admin == nil {
+		return nil
+	}
+	return p.admin.Addr()
+}
+
+// settleCache waits until every reply stored so far can be
+// found; for tests and benchmarks, since ristretto stores on a goroutine of its own.
+func (p *Proxy) settleCache() { p.l1.Wait() }
+
+// The link and the origin's other connections must speak of one server.
+
+// met looks at the run id of every new data connection.
+func (p *Proxy) met(runID string) {
+	if p.server.Load() == nil && p.ctx.Err() == nil {
+		p.wg.Go(func() { _, _ = p.facts() }) // whoever needs them asks again
+	}
+	if !p.linked || runID == "" {
+		return
+	}
+	if have := p.link.RunID(); have != "" && have != runID {
+		// Requests go on to where the address leads now; the link follows.
+		p.origin.Expect("")
+		p.link.Drop("another server answers at the origin's address")
+		p.l1.InvalidateAll()
+	}
+}
+
+// linkUp is told that changes are reported again, before hits are allowed.
+func (p *Proxy) linkUp(runID string) {
+	p.origin.Expect(runID)
+	p.server.Store(nil)
+	// Without the server's version hash reads are simply not cached yet.
+	p.wg.Go(func() { _, _ = p.facts() })
+	p.log.Info("the link is up", "origin", p.origin.Addr(), "run_id", runID)
+}
+
+// linkConn adapts an origin connection to what the link needs.
+type linkConn struct{ *origin.Conn }
+
+func (p *Proxy) dialLink(ctx context.Context, push func(frame []byte)) (link.Conn, error) {
+	c, err := p.origin.Dial(ctx, origin.Group{DB: p.cfg.CacheDB, Proto: 3}, push)
+	if err != nil {
+		return nil, err
+	}
+	return linkConn{c}, nil
+}
+
+func (c linkConn) Close() { c.Conn.Close(nil) }
+
+func (c linkConn) Ask(answer func(reply []byte, err error), args ...string) {
+	sink := answerFunc(answer)
+	if err := c.Post(origin.AppendCommand(nil, args...), 1, sink); err != nil {
+		answer(nil, err)
+		return
+	}
+	c.Flush()
+}
+
+type answerFunc func(reply []byte, err error)
+
+func (f answerFunc) Reply(b []byte, err error, _ *origin.Batch) { f(b, err) }
+
+// serverFacts is what the origin said of itself.
+type serverFacts struct {
+	version, mode, role string
+	major, minor        int
+}
+
+func (f *serverFacts) atLeast(major, minor int) bool {
+	return f.major > major || f.major == major && f.minor >= minor
+}
+
+// factsTimeout bounds the question for them.
+const factsTimeout = 2 * time.Second
+
+// facts returns what the origin says of itself, asking if nobody has.
+func (p *Proxy) facts() (*serverFacts, error) {
+	if f := p.server.Load(); f != nil {
+		return f, nil
+	}
+	ctx, cancel := context.WithTimeout(p.ctx, factsTimeout)
+	defer cancel()
+	reply, err := p.origin.Control().Do(ctx, "HELLO", 3).Result()
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", origin.ErrUnreachable, err)
+	}
+	hello, _ := reply.(map[any]any)
+	text := func(name string) string { s, _ := hello[name].(string); return s }
+	f := &serverFacts{version: text("version"), mode: text("mode"), role: text("role")}
+	parts := strings.SplitN(f.version, ".", 3)
+	if len(parts) > 1 {
+		// What is not a number stays 0: an old version.
+		f.major, _ = strconv.Atoi(parts[0])
+		f.minor, _ = strconv.Atoi(parts[1])
+	}
+	p.policy.SetHashFieldTTL(f.atLeast(7, 4))
+	p.server.Store(f)
+	return f, nil
+}
+
+// maxUnknown bounds how many names of commands that do not exist are remembered.
+const maxUnknown = 1024
+
+// learn asks the origin once about a command that policy does not know, and
+// tells whether policy knows it now.
+func (p *Proxy) learn(name []byte) bool {
+	if len(name) > 64 {
+		return false
+	}
+	lower := strings.ToLower(string(name))
+	if _, ok := p.unknown.Load(lower); ok || p.unknowns.Load() >= maxUnknown {
+		return false
+	}
+	ctx, cancel := context.WithTimeout(p.ctx, factsTimeout)
+	defer cancel()
+	reply, err := p.origin.Control().Do(ctx, "COMMAND", "INFO", lower).Slice()
+	if err != nil {
+		return false
+	}
+	if len(reply) == 1 {
+		if row, ok := reply[0].([]any); ok && len(row) >= 6 {
+			number := func(i int) int { n, _ := row[i].(int64); return int(n) }
+			var flags []string
+			switch list := row[2].(type) {
+			case []any:
+				for _, f := range list {
+					flags = append(flags, fmt.Sprint(f))
+				}
+			case map[any]any:
+				for f := range list {
+					flags = append(flags, fmt.Sprint(f))
+				}
+			}
+			p.policy.Learn(lower, number(1), flags, number(3), number(4), number(5))
+			return true
+		}
+	}
+	p.unknowns.Add(1)
+	p.unknown.Store(lower, struct{}{})
+	return false
+}
+
+// entryPool lends slices for the entries of an MGET.
+type entryPool struct{ pool sync.Pool }
+
+func (e *entryPool) get(n int) []*l1.Entry {
+	if b, ok := e.pool.Get().(*[]*l1.Entry); ok && cap(*b) >= n {
+		return (*b)[:0]
+	}
+	return make([]*l1.Entry, 0, max(n, 16))
+}
+
+func (e *entryPool) put(b []*l1.Entry) {
+	b = b[:cap(b)]
+	clear(b)
+	b = b[:0]
+	e.pool.Put(&b)
+}
+
+// sessionList is a snapshot, ordered by id.
+func (p *Proxy) sessionList() []*session {
+	p.mu.Lock()
+	list := make([]*session, 0, len(p.sessions))
+	for s := range p.sessions {
+		list = append(list, s)
+	}
+	p.mu.Unlock()
+	slices.SortFunc(list, func(a, b *session) int { return int(int64(a.id) - int64(b.id)) })
+	return list
+}
+
+func (p *Proxy) forget(s *session) {
+	p.mu.Lock()
+	delete(p.sessions, s)
+	p.mu.Unlock()
+}
+
+func addrString(a net.Addr) string {
+	if a == nil {
+		return ""
+	}
+	return a.String()
+}
+
+// looksLikeHTTP recognises what Redis closes the connection for: a browser was
+// tricked into talking to it.
+func looksLikeHTTP(name []byte) bool {
+	return bytes.EqualFold(name, []byte("post")) || bytes.EqualFold(name, []byte("host:"))
+}

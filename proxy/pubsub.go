@@ -1,0 +1,109 @@
+package proxy
+
+import (
+	"strings"
+
+	"nearside/policy"
+)
+
+// subscriptions are what the session listens to, as far as its reader has sent it.
+type subscriptions struct {
+	channels, patterns, shards map[string]struct{}
+}
+
+func (u *subscriptions) count() int { return len(u.channels) + len(u.patterns) + len(u.shards) }
+
+func (s *session) subscribed() bool { return s.subs.count() > 0 }
+
+// inPubSub tells whether Redis would restrict the session to pub/sub commands.
+func (s *session) inPubSub() bool { return s.proto == 2 && s.subscribed() }
+
+// set returns the set that a command works on.
+func (u *subscriptions) set(name string) *map[string]struct{} {
+	switch name {
+	case "psubscribe", "punsubscribe":
+		return &u.patterns
+	case "ssubscribe", "sunsubscribe":
+		return &u.shards
+	}
+	return &u.channels
+}
+
+// allowedSubscribed answers what a RESP2 client may not send while subscribed.
+func (s *session) allowedSubscribed(d *policy.Decision) bool {
+	if d.Cmd != nil {
+		if d.Cmd.Pin == policy.PinSub {
+			return true
+		}
+		switch d.Cmd.Name {
+		case "quit", "reset":
+			return true
+		case "ping":
+			s.pingSubscribed()
+			return false
+		}
+	}
+	name := strings.ToLower(string(s.args[0]))
+	if d.Cmd != nil {
+		name = d.Cmd.Name
+	}
+	s.replyError("ERR Can't execute '" + name + "': only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT / RESET are allowed in this context")
+	return false
+}
+
+// subscribe runs SUBSCRIBE and its relatives. Redis confirms each channel by a
+// frame of its own, or refuses the whole command by one error.
+func (s *session) subscribe(raw []byte) {
+	name := s.d.Cmd.Name
+	un := strings.Contains(name, "unsub")
+	set := s.subs.set(name)
+	frames := len(s.args) - 1
+	if un && frames == 0 {
+		frames = max(1, len(*set))
+	}
+	if err := s.acquire(s.d.DB); err != nil {
+		s.replyOriginError(err)
+		return
+	}
+	if *set == nil {
+		*set = map[string]struct{}{}
+	}
+	for _, ch := range s.args[1:] {
+		if un {
+			delete(*set, string(ch))
+		} else {
+			(*set)[string(ch)] = struct{}{}
+		}
+	}
+	if un && len(s.args) == 1 {
+		clear(*set)
+	}
+	if s.proto == 2 {
+		s.pin.conn.SetSubscribed(true)
+	}
+	if s.subscribed() {
+		s.watchPin()
+	}
+	// Negative: so many replies, or a single error instead.
+	s.sendPinned(s.slot(), -1, raw, -frames)
+	if !s.subscribed() {
+		// The connection may go back once the confirmations are there.
+		if s.awaitAnswers() {
+			s.pin.conn.SetSubscribed(false)
+			s.ownsPushes.Store(nil)
+			s.watched = nil
+		}
+	}
+}
+
+// pingSubscribed answers PING as Redis does in RESP2's pub/sub mode.
+func (s *session) pingSubscribed() {
+	switch len(s.args) {
+	case 1:
+		s.replyString("*2\r\n$4\r\npong\r\n$0\r\n\r\n")
+	case 2:
+		s.replyRaw(appendArgs(nil, [][]byte{[]byte("pong"), s.args[1]}))
+	default:
+		s.replyError(errArity("ping"))
+	}
+}

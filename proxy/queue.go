@@ -1,0 +1,416 @@
+package proxy
+
+import (
+	"sync"
+	"time"
+
+	"nearside/proxy/origin"
+)
+
+// queue holds a session's replies in the order of its requests: slots of
+// requests that are not answered yet, and the bytes that can be sent.
+//
+// Three parties meet here. The session's reader adds slots. The readers of
+// origin connections answer them, in any order when cached reads went several
+// ways, and never wait. Whoever finds bytes to send and nobody sending becomes
+// the sender until nothing is left.
+type queue struct {
+	mu   sync.Mutex
+	cond sync.Cond // the reader waits for answers or for room
+
+	head, tail *slot
+	n          int // slots
+	unanswered int // slots whose answer is not known yet
+	writes     int // of these, all that are not cacheable reads
+
+	// via is the origin connection that all unanswered slots went to; mixed
+	// says that there are several (cacheable reads only).
+	via   *origin.Conn
+	mixed bool
+
+	full [][]byte // bytes to send: full buffers and large replies, then
+	out  []byte   // the buffer that small replies are appended to
+	size int64    // bytes in full, out and waiting answers
+
+	sending bool
+	waiting bool // the reader waits on cond
+	kick    bool // the reader waits in Read, to be woken when all is answered
+	closed  bool
+	free    *slot
+}
+
+// outChunk is the size beyond which the output buffer is closed and a new one
+// begun, so that a long queue of replies is never copied to grow.
+const outChunk = 64 << 10
+
+// slot returns a fresh slot that is not in the queue yet.
+func (s *session) slot() *slot {
+	q := &s.q
+	q.mu.Lock()
+	sl := q.free
+	if sl != nil {
+		q.free = sl.next
+	}
+	q.mu.Unlock()
+	if sl == nil {
+		sl = &slot{s: s}
+	}
+	sl.writes = sl.inline[:0]
+	sl.mute = s.muted()
+	return sl
+}
+
+// push puts a slot at the end of the queue; via is the connection whose answer
+// it waits for.
+func (s *session) push(sl *slot, via *origin.Conn) {
+	q := &s.q
+	q.mu.Lock()
+	s.detachOut()
+	if q.unanswered == 0 {
+		q.via, q.mixed = via, false
+	} else if q.via != via {
+		q.mixed = true
+	}
+	q.unanswered++
+	if !sl.read {
+		q.writes++
+	}
+	q.link(sl)
+	q.mu.Unlock()
+}
+
+// apart notes that an unanswered cacheable read may be on any connection.
+func (s *session) apart() {
+	q := &s.q
+	q.mu.Lock()
+	q.mixed = true
+	q.mu.Unlock()
+}
+
+func (q *queue) link(sl *slot) {
+	sl.next = nil
+	if q.tail == nil {
+		q.head = sl
+	} else {
+		q.tail.next = sl
+	}
+	q.tail = sl
+	q.n++
+}
+
+// detachOut moves what the reader has collected by itself in front of what
+// comes from now on. The caller holds q.mu and is the session's reader.
+func (s *session) detachOut() {
+	if s.async {
+		return
+	}
+	s.async = true
+	if len(s.wbuf) > 0 {
+		s.q.emit(s, s.wbuf, false)
+		s.wbuf = s.wbuf[:0]
+	}
+}
+
+// answer records a slot's reply. With owned, b is kept and not copied.
+func (s *session) answer(sl *slot, b []byte, owned bool) {
+	q := &s.q
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.unanswered--
+	if !sl.read {
+		q.writes--
+	}
+	if sl.mute {
+		b, owned = nil, false
+	}
+	q.settleSlot(s, sl, b, owned)
+	if q.waiting {
+		q.cond.Signal()
+	}
+	if q.kick && q.unanswered == 0 {
+		q.kick = false
+		// Wakes the reader out of its Read. An error means that the
+		// connection is gone, and then Read has returned as well.
+		_ = s.conn.SetReadDeadline(longAgo)
+	}
+}
+
+// longAgo as a deadline ends a Read at once.
+var longAgo = time.Unix(1, 0)
+
+func (q *queue) settleSlot(s *session, sl *slot, b []byte, owned bool) {
+	if q.closed {
+		// Nobody will be told; the slot only had to be counted.
+		return
+	}
+	sl.done = true
+	if sl != q.head {
+		if owned {
+			sl.reply = b
+		} else {
+			sl.reply = append([]byte(nil), b...)
+		}
+		q.grow(s, int64(len(b)))
+		return
+	}
+	q.emit(s, b, owned)
+	q.pop()
+	for q.head != nil && q.head.done {
+		sl := q.head
+		q.grow(s, -int64(len(sl.reply)))
+		q.emit(s, sl.reply, true)
+		q.pop()
+	}
+}
+
+// pop takes the first slot out and keeps it for reuse.
+func (q *queue) pop() {
+	sl := q.head
+	q.head = sl.next
+	if q.head == nil {
+		q.tail = nil
+	}
+	q.n--
+	*sl = slot{s: sl.s, next: q.free}
+	q.free = sl
+}
+
+// emit appends bytes to the output.
+func (q *queue) emit(s *session, b []byte, owned bool) {
+	if len(b) == 0 {
+		return
+	}
+	q.grow(s, int64(len(b)))
+	if owned && len(b) > origin.TakeSize {
+		if len(q.out) > 0 {
+			q.full = append(q.full, q.out)
+			q.out = nil
+		}
+		q.full = append(q.full, b)
+		return
+	}
+	if len(q.out)+len(b) > outChunk && len(q.out) > 0 {
+		q.full = append(q.full, q.out)
+		q.out = nil
+	}
+	if q.out == nil {
+		q.out = s.p.buffers.get()
+	}
+	q.out = append(q.out, b...)
+}
+
+func (q *queue) grow(s *session, n int64) {
+	q.size += n
+	s.p.budget.add(s, n)
+}
+
+// local queues a reply that is known at once, behind all earlier ones.
+func (s *session) local(b []byte) {
+	q := &s.q
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.closed {
+		return
+	}
+	if q.n == 0 {
+		q.emit(s, b, false)
+		return
+	}
+	sl := q.free
+	if sl == nil {
+		sl = &slot{s: s}
+	} else {
+		q.free = sl.next
+	}
+	q.link(sl)
+	q.settleSlot(s, sl, b, false)
+}
+
+// pushOut sends a frame that answers no request (a pub/sub message, an
+// invalidation), between two replies. It reports false when the client is so
+// slow that Redis would close it.
+func (s *session) pushOut(frame []byte) bool {
+	q := &s.q
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.closed {
+		return true
+	}
+	q.emit(s, frame, false)
+	return q.size <= maxPushBacklog
+}
+
+// maxPushBacklog is the hard limit of Redis's client-output-buffer-limit for
+// the class pubsub.
+const maxPushBacklog = 32 << 20
+
+// awaitAnswers waits until every request sent to the origin has been answered.
+// It reports false when the session is closed.
+func (s *session) awaitAnswers() bool {
+	if !s.async {
+		return true
+	}
+	s.flushOrigin()
+	s.sendOut()
+	q := &s.q
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for q.unanswered > 0 && !q.closed {
+		q.wait()
+	}
+	s.now = clockNow()
+	return !q.closed
+}
+
+func (q *queue) wait() {
+	q.waiting = true
+	q.cond.Wait()
+	q.waiting = false
+}
+
+// awaitRoom waits while too many requests of the session are unanswered or too
+// much of its output is unsent. That is the backpressure: meanwhile nothing is
+// read from the client.
+func (s *session) awaitRoom() bool {
+	if !s.async {
+		return true
+	}
+	q := &s.q
+	q.mu.Lock()
+	full := q.n >= s.p.cfg.MaxOutstanding || q.size > s.p.cfg.ReplyBuffer
+	closed := q.closed
+	q.mu.Unlock()
+	if !full || closed {
+		return !closed
+	}
+	s.flushOrigin()
+	s.sendOut()
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for (q.n > s.p.cfg.MaxOutstanding/2 || q.size > s.p.cfg.ReplyBuffer/2) && !q.closed {
+		q.wait()
+	}
+	s.now = clockNow()
+	return !q.closed
+}
+
+// quiet tells whether nothing is outstanding or unsent, so that the reader may
+// write by itself again. The caller is the reader.
+func (s *session) quiet() bool {
+	q := &s.q
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.n == 0 && !q.sending && len(q.out) == 0 && len(q.full) == 0
+}
+
+// take hands the bytes to send to the one sender; ok is false when there is
+// nothing to send or somebody else is sending.
+func (q *queue) take() (full [][]byte, out []byte, ok bool) {
+	if q.closed || len(q.out) == 0 && len(q.full) == 0 {
+		return nil, nil, false
+	}
+	full, out = q.full, q.out
+	q.full, q.out = nil, nil
+	return full, out, true
+}
+
+// Flush sends what can be sent without waiting (origin.Flusher); if the client
+// does not take it at once, a goroutine of its own goes on.
+func (s *session) Flush() { s.send(false) }
+
+// sendOut sends what there is, waiting for a slow client; for the reader.
+func (s *session) sendOut() { s.send(true) }
+
+// send makes the caller the sender, if there is something to send and nobody
+// is sending, until nothing is left.
+func (s *session) send(wait bool) {
+	q := &s.q
+	q.mu.Lock()
+	if q.sending {
+		q.mu.Unlock()
+		return
+	}
+	for {
+		full, out, ok := q.take()
+		if !ok {
+			break
+		}
+		q.sending = true
+		q.mu.Unlock()
+		if !wait && !s.tryAll(&full, &out) {
+			go s.finishSend(full, out)
+			return
+		}
+		if wait {
+			s.writeAll(full, out)
+		}
+		q.mu.Lock()
+	}
+	q.sending = false
+	if q.waiting {
+		q.cond.Signal()
+	}
+	q.mu.Unlock()
+}
+
+// finishSend goes on sending for somebody who must not wait.
+func (s *session) finishSend(full [][]byte, out []byte) {
+	s.writeAll(full, out)
+	q := &s.q
+	q.mu.Lock()
+	q.sending = false
+	if q.waiting {
+		q.cond.Signal()
+	}
+	q.mu.Unlock()
+	s.send(true)
+}
+
+// tryAll writes without waiting; it leaves what the client did not take.
+func (s *session) tryAll(full *[][]byte, out *[]byte) bool {
+	for len(*full) > 0 {
+		n, ok := s.tryWrite((*full)[0])
+		s.sent(n)
+		if (*full)[0] = (*full)[0][n:]; !ok {
+			return false
+		}
+		*full = (*full)[1:]
+	}
+	n, ok := s.tryWrite(*out)
+	s.sent(n)
+	if !ok {
+		*out = (*out)[n:]
+		return false
+	}
+	s.p.buffers.put(*out)
+	*out = nil
+	return true
+}
+
+func (s *session) writeAll(full [][]byte, out []byte) {
+	for _, b := range full {
+		if s.write(b) != nil {
+			return
+		}
+		s.sent(len(b))
+	}
+	if s.write(out) == nil {
+		s.sent(len(out))
+		s.p.buffers.put(out)
+	}
+}
+
+func (s *session) sent(n int) {
+	if n == 0 {
+		return
+	}
+	q := &s.q
+	q.mu.Lock()
+	if !q.closed { // closing has given everything back
+		q.grow(s, -int64(n))
+	}
+	if q.waiting {
+		q.cond.Signal()
+	}
+	q.mu.Unlock()
+}

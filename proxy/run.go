@@ -1,0 +1,227 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"runtime/debug"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// drainTime bounds how long sessions may finish what is outstanding at the end.
+const drainTime = 5 * time.Second
+
+// Run listens and serves until ctx is done, then lets sessions finish what is
+// outstanding. It returns the first error, nil after an ordinary end. Call it once.
+func (p *Proxy) Run(ctx context.Context) error {
+	defer p.l1.Close()
+	defer p.origin.Close()
+	if err := p.listen(); err != nil {
+		p.closeListeners()
+		p.cancel()
+		return err
+	}
+	failed := make(chan error, len(p.listeners)+2)
+	for _, ln := range p.listeners {
+		p.wg.Go(func() { failed <- p.accept(ln) })
+	}
+	p.wg.Go(func() { p.relieve() })
+	linkCtx, stopLink := context.WithCancel(p.ctx)
+	defer stopLink()
+	p.wg.Go(func() {
+		if err := p.link.Run(linkCtx); err != nil {
+			failed <- fmt.Errorf("link: %w", err)
+		}
+	})
+	adminCtx, stopAdmin := context.WithCancel(context.Background())
+	defer stopAdmin()
+	if p.admin != nil {
+		p.wg.Go(func() {
+			if err := p.admin.Serve(adminCtx); err != nil {
+				failed <- err
+			}
+		})
+	}
+	close(p.ready)
+
+	var err error
+	select {
+	case <-ctx.Done():
+	case err = <-failed:
+	}
+	p.closeListeners()
+	p.drain()
+	stopAdmin()
+	p.cancel()
+	p.wg.Wait()
+	return err
+}
+
+// listen opens all listeners, or none.
+func (p *Proxy) listen() error {
+	for _, addr := range p.cfg.Listen {
+		ln, err := listenOn(addr)
+		if err != nil {
+			return err
+		}
+		p.mu.Lock()
+		p.listeners = append(p.listeners, ln)
+		p.mu.Unlock()
+	}
+	if p.admin != nil {
+		return p.admin.Listen()
+	}
+	return nil
+}
+
+func listenOn(addr string) (net.Listener, error) {
+	network := "tcp"
+	if path, ok := strings.CutPrefix(addr, "unix:"); ok {
+		network, addr = "unix", path
+		removeStale(path)
+	}
+	lc := net.ListenConfig{KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: 5 * time.Minute, Interval: time.Minute, Count: 3}}
+	ln, err := lc.Listen(context.Background(), network, addr)
+	if err != nil {
+		return nil, fmt.Errorf("listen: %w", err)
+	}
+	return ln, nil
+}
+
+// removeStale removes the socket file of a process that is gone: one that
+// nobody accepts connections on.
+func removeStale(path string) {
+	if fi, err := os.Lstat(path); err != nil || fi.Mode()&os.ModeSocket == 0 {
+		return
+	}
+	c, err := net.DialTimeout("unix", path, time.Second)
+	if err == nil {
+		_ = c.Close() // somebody listens: Listen will say so
+		return
+	}
+	if errors.Is(err, syscall.ECONNREFUSED) {
+		_ = os.Remove(path) // Listen says what is wrong if it is still there
+	}
+}
+
+func (p *Proxy) closeListeners() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, ln := range p.listeners {
+		_ = ln.Close() // closing twice is all that can go wrong
+	}
+}
+
+// Accept errors that pass (no file descriptors left) are waited out.
+const acceptPause = 50 * time.Millisecond
+
+func (p *Proxy) accept(ln net.Listener) error {
+	for {
+		conn, err := ln.Accept()
+		switch {
+		case errors.Is(err, net.ErrClosed):
+			return nil
+		case errors.Is(err, syscall.EMFILE), errors.Is(err, syscall.ENFILE), errors.Is(err, syscall.ECONNABORTED), errors.Is(err, syscall.ENOMEM):
+			p.log.Warn("cannot accept a client", "err", err)
+			select {
+			case <-time.After(acceptPause):
+			case <-p.ctx.Done():
+				return nil
+			}
+			continue
+		case err != nil:
+			return fmt.Errorf("accept: %w", err)
+		}
+		p.admit(conn)
+	}
+}
+
+// admit starts a session, unless there are too many.
+func (p *Proxy) admit(conn net.Conn) {
+	p.m.accepted.Inc()
+	if p.clients.Add(1) > int64(p.cfg.MaxClients) {
+		p.clients.Add(-1)
+		p.m.rejected.Inc()
+		// The error is a courtesy: whoever does not take it at once misses it.
+		_ = conn.SetWriteDeadline(time.Now().Add(acceptPause))
+		_, _ = conn.Write(appendError(nil, errMaxClients))
+		_ = conn.Close()
+		return
+	}
+	s := p.newSession(conn)
+	p.enrol(s)
+	p.wg.Go(func() {
+		defer p.clients.Add(-1)
+		defer p.crash(s)
+		s.serve()
+	})
+}
+
+func (p *Proxy) enrol(s *session) {
+	p.mu.Lock()
+	p.sessions[s] = struct{}{}
+	p.mu.Unlock()
+}
+
+// crash keeps one session's bug from ending all others.
+func (p *Proxy) crash(s *session) {
+	if r := recover(); r != nil {
+		p.log.Error("a session crashed; please report this", "client", s.id, "panic", r, "stack", string(debug.Stack()))
+		s.close()
+	}
+}
+
+// relieve closes the client that holds most whenever all together hold more
+// than buffers allows, as Redis does by client-output-buffer-limit.
+func (p *Proxy) relieve() {
+	for {
+		select {
+		case <-p.ctx.Done():
+			return
+		case <-p.over:
+		}
+		for p.budget.used.Load() > p.budget.max {
+			var worst *session
+			for _, s := range p.sessionList() {
+				if worst == nil || s.held.Load() > worst.held.Load() {
+					worst = s
+				}
+			}
+			if worst == nil || worst.held.Load() <= 0 {
+				break
+			}
+			p.log.Warn("closing the client that holds most of the buffers", "client", worst.id, "bytes", worst.held.Load(), "buffers", p.budget.max)
+			p.m.slowClosed.Inc()
+			worst.shut()
+			<-worst.ended // its reader gives back what it holds
+		}
+	}
+}
+
+// drain ends all sessions: each reads no more, answers what it has read, and closes.
+func (p *Proxy) drain() {
+	for _, s := range p.sessionList() {
+		s.stop()
+	}
+	deadline := time.NewTimer(drainTime)
+	defer deadline.Stop()
+	done := make(chan struct{})
+	go func() {
+		for _, s := range p.sessionList() {
+			<-s.ended
+		}
+		close(done)
+	}()
+	select {
+	case <-done:
+	case <-deadline.C:
+		for _, s := range p.sessionList() {
+			s.shut()
+		}
+		<-done
+	}
+}

@@ -1,0 +1,159 @@
+package proxy
+
+import (
+	"bytes"
+
+	"nearside/policy"
+	"nearside/proxy/l1"
+	"nearside/proxy/origin"
+)
+
+// A slot is the place of one request in its session's queue of replies, from
+// the moment it was read until its answer has been put into the output. It is
+// what the origin's connection answers to (origin.Sink) and what a fetch of
+// another session fills (l1.Waiter).
+type slot struct {
+	s    *session
+	next *slot
+
+	done  bool   // the answer is known and waits for earlier ones
+	reply []byte // the answer while it waits
+	read  bool   // a cacheable read: later ones may overtake it
+	mute  bool   // CLIENT REPLY OFF or SKIP: the answer is not sent
+
+	// What is to happen when the answer comes.
+	finish finisher
+	strip  int          // replies of inserted commands in front of the answer
+	fence  policy.Fence // raise a fence before the client learns the answer
+	writes []uint32     // L1 counters of the keys it writes
+	seen   bool         // it only read the keys in writes, past the near cache
+	all    writeAll     // what it does to everything
+	fetch  *fetch       // of a cached read
+	exec   *transaction // of EXEC
+	inline [2]uint32    // backs writes: most commands write one or two keys
+}
+
+// A finisher turns what the origin answered into what the client gets. It runs
+// on the reading goroutine of the origin's connection and must not block.
+type finisher func(sl *slot, b []byte, err error) []byte
+
+// writeAll says what a write of more than its named keys does to the L1.
+type writeAll uint8
+
+const (
+	writeNamed  writeAll = iota // nothing
+	writeHidden                 // it may write keys it does not name, and Redis will report them: suspend hits
+	writeEvery                  // it may change everything: flush
+)
+
+// Reply takes the origin's answer (origin.Sink).
+func (sl *slot) Reply(b []byte, err error, batch *origin.Batch) {
+	s := sl.s
+	owned := len(b) > origin.TakeSize
+	for range sl.strip {
+		if err == nil {
+			_, b = origin.Split(b)
+		}
+	}
+	if sl.fetch != nil && err == nil && fetchDenied(b) {
+		go s.refetch(sl)
+		return
+	}
+	switch {
+	case sl.finish != nil:
+		b = sl.finish(sl, b, err)
+	case err != nil:
+		b = appendError(nil, s.p.originError(err))
+	}
+	sl.settle(b, err)
+	s.answer(sl, b, owned)
+	if batch != nil {
+		batch.Add(s)
+	} else {
+		s.Flush()
+	}
+}
+
+// Filled takes the answer of a fetch that another session led (l1.Waiter).
+func (sl *slot) Filled(reply []byte, err error) {
+	if err != nil {
+		reply = appendError(nil, sl.s.p.originError(err))
+	}
+	sl.s.answer(sl, reply, false)
+	sl.s.Flush()
+}
+
+// begin counts the keys as being written, before the command is sent.
+func (sl *slot) begin() {
+	c := sl.s.p.l1
+	if !sl.seen {
+		for _, w := range sl.writes {
+			c.BeginWrite(w)
+		}
+	}
+	switch sl.all {
+	case writeHidden:
+		if sl.s.p.linked {
+			c.Suspend()
+		} else { // nobody will report what it writes
+			sl.all = writeEvery
+			c.BeginAll()
+		}
+	case writeEvery:
+		c.BeginAll()
+	}
+}
+
+// settle ends what begin began, when the outcome is known or known to be
+// unknown, and raises the fences, all of it before the client is answered.
+func (sl *slot) settle(b []byte, err error) {
+	p := sl.s.p
+	for _, w := range sl.writes {
+		if sl.seen {
+			// The client has seen Redis's own state; an older entry, whose
+			// invalidation is still on its way, must not follow it.
+			p.l1.InvalidateSlot(w)
+		} else {
+			p.l1.EndWrite(w)
+		}
+	}
+	if sl.fence&p.fences != 0 && (sl.fence != policy.FenceLock || err != nil || !refusedLock(b)) {
+		p.link.Fence()
+	}
+	// Hits come back only now, when the fence already holds them.
+	switch sl.all {
+	case writeHidden:
+		p.l1.Resume()
+	case writeEvery:
+		p.l1.EndAll()
+	}
+}
+
+// refusedLock tells whether a lock acquisition was answered "no": then the
+// client has learned nothing about what the holder wrote.
+func refusedLock(b []byte) bool {
+	switch string(bytes.TrimSuffix(b, []byte("\r\n"))) {
+	case "$-1", "*-1", "_", ":0":
+		return true
+	}
+	return false
+}
+
+// fetch is what a cached read remembers until its reply comes.
+type fetch struct {
+	flight *l1.Flight // of a single key; nil for MGET
+	sent   int64      // when the request was sent, on the proxy's clock
+	id     []byte     // the near cache's key
+	key    []byte
+	rule   *policy.Rule
+	many   []manyKey    // the keys of an MGET
+	group  origin.Group // where it was sent
+	plain  []byte       // the request as the client sent it, should the two-step form be refused
+}
+
+// manyKey is one key of an MGET.
+type manyKey struct {
+	id, key []byte
+	rule    *policy.Rule
+	stamp   l1.Stamp
+}

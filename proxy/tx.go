@@ -1,0 +1,388 @@
+package proxy
+
+import (
+	"bytes"
+	"slices"
+
+	"github.com/tidwall/redcon"
+
+	"nearside/policy"
+	"nearside/proxy/origin"
+)
+
+// transaction is a client's MULTI from its first command to EXEC or DISCARD.
+// It runs as a real transaction on the pinned connection. Where its commands
+// need several databases, SELECTs are inserted, and their replies are taken
+// out of EXEC's array; what nearside answers itself joins the array at its place.
+type transaction struct {
+	open  bool
+	dirty bool // a command was refused here: EXEC must abort
+	lost  bool // the connection with the WATCH or MULTI is gone
+
+	before int      // the session's database at MULTI
+	db     int      // the connection's database at MULTI
+	items  []txItem // what EXEC's array is made of; nil while it can be passed on as it comes
+	n      int      // commands queued so far
+	writes []uint32
+	all    writeAll
+	fence  policy.Fence
+}
+
+// txItem is one element that the client sees in EXEC's array.
+type txItem struct {
+	inserted int    // elements in front of it that nobody asked for
+	own      []byte // answered by nearside: takes no element
+	parts    int    // elements that are merged into it; 0: one, as it comes
+	merge    func([][]byte) []byte
+}
+
+// transactionCommand runs WATCH, UNWATCH, MULTI, EXEC and DISCARD outside MULTI.
+func (s *session) transactionCommand(raw []byte) {
+	t := &s.tx
+	switch s.d.Cmd.Name {
+	case "exec":
+		s.replyError(errExecNoMulti)
+		return
+	case "discard":
+		s.replyError(errDiscardNo)
+		return
+	case "unwatch":
+		t.lost = false
+		if !s.watch {
+			s.replyString(replyOK)
+			return
+		}
+	}
+	if t.lost || s.pin != nil && s.pin.conn.Err() != nil && s.watch {
+		// The WATCH is gone with its connection: EXEC will say so.
+		t.lost = true
+		s.watch = false
+		if s.d.Cmd.Name == "multi" {
+			s.openTransaction(true)
+		}
+		s.replyString(replyOK)
+		return
+	}
+	db := s.d.DB
+	if err := s.acquire(db); err != nil {
+		s.replyOriginError(err)
+		return
+	}
+	switch s.d.Cmd.Name {
+	case "watch":
+		s.watch = true
+		s.watchKeys(raw)
+		return
+	case "unwatch":
+		s.watch = false
+	case "multi":
+		s.openTransaction(false)
+	}
+	s.sendPinned(s.slot(), -1, raw, 1)
+}
+
+// watchKeys sends a WATCH whose keys may live in two databases as one per database.
+func (s *session) watchKeys(raw []byte) {
+	keys := slices.Clone(s.d.Keys)
+	dbs := []int{}
+	for _, k := range keys {
+		if !slices.Contains(dbs, k.DB) {
+			dbs = append(dbs, k.DB)
+		}
+	}
+	if len(dbs) <= 1 {
+		s.sendPinned(s.slot(), s.d.DB, raw, 1)
+		return
+	}
+	var req []byte
+	for _, db := range dbs {
+		args := [][]byte{s.args[0]}
+		for _, k := range keys {
+			if k.DB == db {
+				args = append(args, s.args[k.Pos])
+			}
+		}
+		req = appendArgs(appendSelect(req, db), args)
+		s.pin.db = db
+	}
+	sl := s.slot()
+	sl.strip = 2*len(dbs) - 1
+	s.submit(sl, s.pin.conn, req, 2*len(dbs))
+}
+
+func (s *session) openTransaction(lost bool) {
+	s.tx = transaction{open: true, lost: lost, before: s.db}
+	if s.pin != nil {
+		s.tx.db = s.pin.db
+	}
+}
+
+// inTransaction handles a command between MULTI and EXEC.
+func (s *session) inTransaction(raw []byte) {
+	t, d := &s.tx, &s.d
+	name := ""
+	if d.Cmd != nil {
+		name = d.Cmd.Name
+	}
+	if !t.lost && s.pin.conn.Err() != nil {
+		t.lost = true
+	}
+	switch {
+	case name == "exec":
+		s.exec(raw)
+	case name == "discard":
+		s.discard(raw)
+	case name == "multi":
+		s.abortLater(errNestedMulti, false)
+	case name == "watch":
+		s.abortLater(errWatchInMulti, false)
+	case name == "quit" || name == "reset":
+		s.answerLocal(raw)
+	case t.lost:
+		s.replyError("ERR nearside: the connection to Redis that held this transaction was lost; EXEC will abort")
+	case d.Route == policy.RouteRefused:
+		s.abortLater(d.Err, true)
+	case d.Route == policy.RouteSplit || d.Route == policy.RouteView:
+		s.queueJoined()
+	case name == "select":
+		s.queueSelect(raw)
+	case d.Route == policy.RouteLocal && name != "info" && name != "ping":
+		s.queueLocal(raw)
+	case d.Route == policy.RoutePin && (d.Cmd.Pin == policy.PinSub || d.Cmd.Pin == policy.PinMonitor || d.Cmd.Pin == policy.PinTracking):
+		s.abortLater("ERR nearside: "+name+" inside MULTI is not supported; send it before MULTI", true)
+	default:
+		s.queueCommand(raw)
+	}
+}
+
+// abortLater answers an error; with dirty EXEC aborts, as Redis does after a
+// command that it could not queue.
+func (s *session) abortLater(text string, dirty bool) {
+	if dirty {
+		s.tx.dirty = true
+	}
+	s.replyError(text)
+}
+
+// queueCommand queues an ordinary command.
+func (s *session) queueCommand(raw []byte) {
+	t, d := &s.tx, &s.d
+	inserted := 0
+	if len(d.Keys) > 0 || d.DB != s.pin.db {
+		if d.DB != s.pin.db {
+			inserted = 1
+		}
+	}
+	s.collectEffects()
+	if inserted > 0 {
+		t.special(inserted, txItem{inserted: inserted})
+	} else {
+		t.plain()
+	}
+	s.sendPinned(s.slot(), d.DB, raw, 1)
+}
+
+// collectEffects notes what the queued command will change when EXEC runs.
+func (s *session) collectEffects() {
+	t := &s.tx
+	var sl slot
+	sl.s = s
+	s.effects(&sl)
+	t.writes = append(t.writes, sl.writes...)
+	t.all = max(t.all, sl.all)
+	t.fence |= sl.fence
+}
+
+// plain counts a command whose reply is passed on as it comes.
+func (t *transaction) plain() {
+	t.n++
+	if t.items != nil {
+		t.items = append(t.items, txItem{})
+	}
+}
+
+// special adds an element that needs work, after as many plain ones as came before.
+func (t *transaction) special(_ int, item txItem) {
+	if t.items == nil {
+		t.items = make([]txItem, t.n, t.n+8)
+	}
+	t.n++
+	t.items = append(t.items, item)
+}
+
+// queueSelect is the client's own SELECT inside MULTI.
+func (s *session) queueSelect(raw []byte) {
+	n, ok := parseDB(s.args)
+	if !ok { // Redis says what is wrong with it, when EXEC runs
+		s.tx.plain()
+		s.sendPinned(s.slot(), -1, raw, 1)
+		return
+	}
+	s.db = n
+	s.pin.db = n
+	s.tx.plain()
+	s.sendPinned(s.slot(), -1, raw, 1)
+}
+
+// queueLocal answers QUEUED and keeps nearside's own reply for EXEC.
+func (s *session) queueLocal(raw []byte) {
+	if d := &s.d; d.Cmd != nil && !d.Cmd.ArityOK(len(s.args)) {
+		s.abortLater(errArity(d.Cmd.Name), true)
+		return
+	}
+	if name := s.d.Cmd.Name; name == "hello" || name == "auth" {
+		s.abortLater("ERR nearside: "+name+" inside MULTI is not supported; send it before MULTI", true)
+		return
+	}
+	s.tx.special(0, txItem{own: s.capture(raw)})
+	s.replyString(replyQueued)
+}
+
+// capture runs a local command and returns its reply instead of sending it.
+func (s *session) capture(raw []byte) []byte {
+	async, wbuf := s.async, s.wbuf
+	s.async, s.wbuf = false, nil
+	s.answerLocal(raw)
+	got := s.wbuf
+	s.async, s.wbuf = async, wbuf
+	if got == nil {
+		got = []byte{}
+	}
+	return got
+}
+
+// queueJoined queues a command whose keys live in both databases, as one
+// command per database whose replies are merged when EXEC answers.
+func (s *session) queueJoined() {
+	plan, ok := s.plan()
+	if !ok {
+		s.abortLater("CROSSDB nearside: "+s.d.Cmd.Name+" inside MULTI cannot speak of both databases; SELECT one of them first", true)
+		return
+	}
+	s.collectEffects()
+	var req []byte
+	for _, part := range plan.parts {
+		req = append(appendSelect(req, part.db), part.req...)
+		s.pin.db = part.db
+	}
+	item := txItem{parts: 2 * len(plan.parts), merge: func(replies [][]byte) []byte {
+		own := replies[:0:0]
+		for i := 1; i < len(replies); i += 2 { // the SELECTs' OKs go
+			own = append(own, replies[i])
+		}
+		return plan.merge(own)
+	}}
+	s.tx.special(0, item)
+	sl := s.slot()
+	sl.strip = 2*len(plan.parts) - 1
+	s.submit(sl, s.pin.conn, req, 2*len(plan.parts))
+}
+
+// exec ends the transaction.
+func (s *session) exec(raw []byte) {
+	t := s.tx
+	switch {
+	case t.lost:
+		s.endTransaction()
+		s.db = t.before
+		s.replyError(errExecLost)
+		return
+	case t.dirty:
+		// Redis does not know of the refusal: drop what it has queued.
+		sl := s.slot()
+		sl.finish = func(_ *slot, _ []byte, err error) []byte {
+			if err != nil {
+				return appendError(nil, errExecLost)
+			}
+			return appendError(nil, errExecAbort)
+		}
+		s.endTransaction()
+		s.rollback(&t)
+		s.sendPinned(sl, -1, []byte("*1\r\n$7\r\nDISCARD\r\n"), 1)
+		return
+	}
+	sl := s.slot()
+	sl.writes, sl.all, sl.fence = t.writes, t.all, t.fence
+	after := s.pin.db
+	failed := false
+	sl.finish = func(_ *slot, b []byte, err error) []byte {
+		if err != nil {
+			failed = true
+			return appendError(nil, s.p.originError(err))
+		}
+		n, _, ok := origin.Elements(b)
+		if !ok || n < 0 { // aborted: nil or EXECABORT
+			failed = true
+			return b
+		}
+		if t.items == nil {
+			return b
+		}
+		return assemble(b, t.items)
+	}
+	s.endTransaction()
+	s.sendPinned(sl, -1, raw, 1)
+	if t.items == nil && after == t.db && s.db == t.before {
+		return
+	}
+	// Which database is selected now, here and there, depends on the outcome.
+	if !s.awaitAnswers() {
+		return
+	}
+	if failed {
+		s.rollback(&t)
+	}
+}
+
+// rollback returns to the databases that were selected before MULTI.
+func (s *session) rollback(t *transaction) {
+	s.db = t.before
+	if s.pin != nil {
+		s.pin.db = t.db
+	}
+}
+
+func (s *session) endTransaction() {
+	s.tx = transaction{}
+	s.watch = false
+}
+
+func (s *session) discard(raw []byte) {
+	t := s.tx
+	s.endTransaction()
+	s.rollback(&t)
+	if t.lost {
+		s.replyString(replyOK)
+		return
+	}
+	s.sendPinned(s.slot(), -1, raw, 1)
+}
+
+// assemble builds the array that the client expects from the one that EXEC
+// returned.
+func assemble(b []byte, items []txItem) []byte {
+	_, rest, _ := origin.Elements(b)
+	out := redcon.AppendArray(make([]byte, 0, len(b)), len(items))
+	var one []byte
+	for i := range items {
+		it := &items[i]
+		for range it.inserted {
+			_, rest = origin.Split(rest)
+		}
+		switch {
+		case it.own != nil:
+			out = append(out, it.own...)
+		case it.parts > 0:
+			replies := make([][]byte, 0, it.parts)
+			for range it.parts {
+				one, rest = origin.Split(rest)
+				replies = append(replies, bytes.Clone(one))
+			}
+			out = append(out, it.merge(replies)...)
+		default:
+			one, rest = origin.Split(rest)
+			out = append(out, one...)
+		}
+	}
+	return out
+}
