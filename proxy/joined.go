@@ -207,7 +207,6 @@ func (s *session) runPlan(pl plan) ([][]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	home := c.Group().DB
 	req := []byte(fetchHead)
 	for _, part := range pl.parts {
 		req = append(appendSelect(req, part.db), part.req...)
@@ -215,10 +214,15 @@ func (s *session) runPlan(pl plan) ([][]byte, error) {
 	req = append(req, fetchTail...)
 	n := 2 * len(pl.parts)
 	b, err := c.Call(s.p.ctx, req, n+2)
-	s.p.origin.Unpin(c, err == nil && pl.parts[len(pl.parts)-1].db == home)
 	if err != nil {
+		s.p.origin.Unpin(c, false)
 		return nil, err
 	}
+	executed := b[lastReply(b, n+1)] == '*'
+	if executed { // else a refused MULTI leaves the database in doubt
+		c.Reselect(pl.parts[len(pl.parts)-1].db)
+	}
+	s.p.origin.Unpin(c, executed)
 	replies := make([][]byte, len(pl.parts))
 	one, rest := origin.Split(b)
 	failed := one
@@ -246,6 +250,15 @@ func (s *session) runPlan(pl plan) ([][]byte, error) {
 		replies[i], rest = origin.Split(rest)
 	}
 	return replies, nil
+}
+
+// lastReply is where the reply begins that n others precede.
+func lastReply(b []byte, n int) int {
+	rest := b
+	for range n {
+		_, rest = origin.Split(rest)
+	}
+	return len(b) - len(rest)
 }
 
 // call sends a request on the session's shared connection and waits for its reply.

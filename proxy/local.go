@@ -78,7 +78,7 @@ func parseDB(args [][]byte) (n int, ok bool) {
 // selectDB is real: the origin is asked whether the database exists.
 func (s *session) selectDB() {
 	if _, ok := parseLength(s.args[1]); !ok {
-		s.replyError(errDBNumber)
+		s.replyError(errNotInteger)
 		return
 	}
 	n, ok := parseDB(s.args)

@@ -55,8 +55,8 @@ func (s *session) unpin() {
 	if pin == nil {
 		return
 	}
-	clean := pin.conn.Err() == nil && pin.db == pin.conn.Group().DB
-	s.p.origin.Unpin(pin.conn, clean)
+	pin.conn.Reselect(pin.db)
+	s.p.origin.Unpin(pin.conn, pin.conn.Err() == nil)
 }
 
 // abandon closes what the session owned, whatever state it is in: at the end

@@ -115,7 +115,7 @@ func New(cfg Config) (*Proxy, error) {
 	p.linked = mode != link.ModeNone && mode != link.ModeEmbedded
 	p.link = link.New(link.Config{
 		Dial: p.dialLink, Prefixes: rules.Prefixes(), Mode: mode, Ping: cfg.Ping, MaxStaleness: cfg.MaxStaleness,
-		Now: clockNow, Log: cfg.Log,
+		Now: clockNow, Log: cfg.Log.With("origin", p.origin.Addr()),
 		Invalidate: func(key []byte) {
 			p.l1.Invalidate(key)
 			p.m.invalidated(sourceLink)
@@ -257,7 +257,6 @@ func (p *Proxy) linkUp(runID string) {
 	p.server.Store(nil)
 	// Without the server's version hash reads are simply not cached yet.
 	p.wg.Go(func() { _, _ = p.facts() })
-	p.log.Info("the link is up", "origin", p.origin.Addr(), "run_id", runID)
 }
 
 // linkConn adapts an origin connection to what the link needs.

@@ -23,7 +23,6 @@ const (
 	errSyntax       = "ERR syntax error"
 	errNotInteger   = "ERR value is not an integer or out of range"
 	errDBIndex      = "ERR DB index is out of range"
-	errDBNumber     = "ERR invalid DB index"
 	errMaxClients   = "ERR max number of clients reached"
 	errClientName   = "ERR Client names cannot contain spaces, newlines or special characters."
 	errExecAbort    = "EXECABORT Transaction discarded because of previous errors."

@@ -77,6 +77,7 @@ func newConn(o *Origin, g Group, k kind, runID string, nc, raw net.Conn) *Conn {
 	c.room.L = &c.mu
 	c.pending.init()
 	c.heard.Store(o.now())
+	c.watch.head = -1
 	return c
 }
 
@@ -87,7 +88,8 @@ func newConn(o *Origin, g Group, k kind, runID string, nc, raw net.Conn) *Conn {
 // is written before Flush.
 //
 // replies 0 is for requests that Redis does not answer (CLIENT REPLY OFF); then
-// s is not used.
+// s is not used. A negative number says: so many replies, or a single error
+// instead of them all (SUBSCRIBE of several channels).
 func (c *Conn) Send(req []byte, replies int, s Sink) error {
 	c.mu.Lock()
 	for c.err == nil && len(c.out) > 0 && len(c.out)+len(req) > maxUnsent {
@@ -115,8 +117,11 @@ func (c *Conn) post(req []byte, replies int, s Sink) error {
 		return err
 	}
 	c.out = append(c.out, req...)
-	if replies > 0 {
+	switch {
+	case replies > 0:
 		c.pending.push(entry{sink: s, replies: replies})
+	case replies < 0:
+		c.pending.push(entry{sink: s, replies: -replies, orError: true})
 	}
 	c.mu.Unlock()
 	return nil
@@ -261,6 +266,10 @@ func (c *Conn) RunID() string { return c.runID }
 
 // Group is what the connection was asked for as.
 func (c *Conn) Group() Group { return c.group }
+
+// Reselect says that the owner of a pinned connection has selected another
+// database there and means to leave it so. For the owner, before Unpin.
+func (c *Conn) Reselect(db int) { c.group.DB = db }
 
 // Outstanding is the number of Sends whose Sink has not been called.
 func (c *Conn) Outstanding() int { return int(c.pending.len()) }

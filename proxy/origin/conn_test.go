@@ -187,7 +187,7 @@ func TestPushesBetweenReplies(t *testing.T) {
 	if got := <-pushes; got != ">2\r\n$10\r\ninvalidate\r\n_\r\n" {
 		t.Fatalf("%q", got)
 	}
-	// DEBUG PROTOCOL push: the push itself, no reply in 7.0 beyond it; so ask for both ways of ECHO around.
+
 	o.Unpin(c, false)
 
 	link, err := o.Dial(ctxT(t), Group{Proto: 3}, func(f []byte) { pushes <- "link" + string(f) })

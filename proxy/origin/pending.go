@@ -6,6 +6,7 @@ import "sync/atomic"
 type entry struct {
 	sink    Sink
 	replies int
+	orError bool // a first reply that is an error is the only one
 }
 
 const chunkSize = 64

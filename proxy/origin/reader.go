@@ -131,7 +131,7 @@ func (r *reader) frame(n int) error {
 		return fmt.Errorf("%w: a reply nobody asked for: %.64q", ErrLost, f)
 	}
 	r.at += n
-	if r.got++; r.got < e.replies {
+	if r.got++; r.got < e.replies && !(e.orError && r.got == 1 && (f[0] == '-' || f[0] == '!')) {
 		return nil
 	}
 	r.got = 0

@@ -13,7 +13,7 @@ import (
 // head that has not moved since a tick is at least that old. The error, one tick,
 // is on the patient side.
 type watched struct {
-	head      int64 // number of the oldest unanswered request …
+	head      int64 // number of the oldest unanswered request (-1: none) …
 	headSince int64 // … and since when it is known to be that
 	idleSince int64 // of an idle pinned connection
 	sent      int64 // number of requests …
@@ -68,8 +68,10 @@ func (o *Origin) look(now int64) {
 		}
 		w := &c.watch
 		head, sent := c.pending.delivered.Load(), c.pending.sent.Load()
-		if head == sent || w.head != head {
-			w.head, w.headSince = head, now
+		if head == sent {
+			w.head = -1 // what comes next is new, whatever its number
+		} else if w.head != head {
+			w.head, w.headSince = head, o.now() // read after head: never before the Send
 		}
 		if w.sent != sent {
 			w.sent, w.sentSince = sent, now
