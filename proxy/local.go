@@ -3,6 +3,7 @@ package proxy
 import (
 	"bytes"
 	"errors"
+	"math"
 	"strconv"
 	"strings"
 
@@ -77,8 +78,12 @@ func parseDB(args [][]byte) (n int, ok bool) {
 
 // selectDB is real: the origin is asked whether the database exists.
 func (s *session) selectDB() {
-	if _, ok := parseLength(s.args[1]); !ok {
+	switch v, ok := parseLength(s.args[1]); {
+	case !ok:
 		s.replyError(errNotInteger)
+		return
+	case v < math.MinInt32 || v > math.MaxInt32:
+		s.replyError(errIntRange)
 		return
 	}
 	n, ok := parseDB(s.args)

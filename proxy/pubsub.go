@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"maps"
 	"strings"
 
 	"nearside/policy"
@@ -68,6 +69,10 @@ func (s *session) subscribe(raw []byte) {
 	if *set == nil {
 		*set = map[string]struct{}{}
 	}
+	before := maps.Clone(*set)
+	if un && len(s.args) == 1 {
+		clear(*set)
+	}
 	for _, ch := range s.args[1:] {
 		if un {
 			delete(*set, string(ch))
@@ -75,24 +80,33 @@ func (s *session) subscribe(raw []byte) {
 			(*set)[string(ch)] = struct{}{}
 		}
 	}
-	if un && len(s.args) == 1 {
-		clear(*set)
-	}
 	if s.proto == 2 {
 		s.pin.conn.SetSubscribed(true)
 	}
-	if s.subscribed() {
+	if !un {
 		s.watchPin()
 	}
-	// Negative: so many replies, or a single error instead.
-	s.sendPinned(s.slot(), -1, raw, -frames)
-	if !s.subscribed() {
-		// The connection may go back once the confirmations are there.
-		if s.awaitAnswers() {
-			s.pin.conn.SetSubscribed(false)
-			s.ownsPushes.Store(nil)
-			s.watched = nil
+	refused := false
+	sl := s.slot()
+	sl.finish = func(_ *slot, b []byte, err error) []byte {
+		if err != nil {
+			return appendError(nil, s.p.originError(err))
 		}
+		refused = b[0] == '-'
+		return b
+	}
+	// Negative: so many replies, or a single error instead.
+	s.sendPinned(sl, -1, raw, -frames)
+	if !s.awaitAnswers() {
+		return
+	}
+	if refused {
+		*set = before
+	}
+	if !s.subscribed() { // the connection may go back
+		s.pin.conn.SetSubscribed(false)
+		s.ownsPushes.Store(nil)
+		s.watched = nil
 	}
 }
 

@@ -1,0 +1,41 @@
+// Package proxy is nearside itself: the sessions of its clients, and how the
+// parts below it work together.
+//
+//	                      ┌──────────── proxy ────────────┐
+//	client ══ session ── policy.Decide ──┬─ local.go      PING HELLO SELECT AUTH INFO, client.go, nearside.go
+//	          reads,     │               ├─ cached.go ─── L1 ── miss ── fetch: MULTI, read, PTTL, EXEC
+//	          answers    │               ├─ dispatch.go   forward: everything stateless; locks on connections of their own
+//	          in order   │               ├─ joined.go     what speaks of both databases: one transaction
+//	          (queue.go) │               └─ pin.go        MULTI/WATCH (tx.go), blocking, pubsub.go, MONITOR, CLIENT TRACKING
+//	                     │                       ║
+//	Redis ══ link ── invalidations ── stamps   origin connections ══ Redis
+//
+// A session reads on while earlier requests are unanswered. Its replies leave
+// in the order of its requests whatever order the answers come in: every
+// request has a slot in the session's queue, and the reading goroutine of an
+// origin connection puts the answer there and, if it can be sent at once,
+// writes it to the client's socket itself. It never waits for a client: what
+// the socket does not take goes on on a goroutine of its own.
+//
+// The commands of a session take effect in the order of its requests, too. What
+// is sent on one origin connection does so by itself; before anything is sent
+// on another one, all that is outstanding must be answered (follow, acquire).
+// Only reads that the near cache has a part in may overtake each other.
+//
+// Where design and code differ from what one would expect:
+//
+//   - redcon parses requests and encodes replies, and no more: its server has
+//     no bounds, no deadlines, no backpressure and one answer at a time. What
+//     bounds a request before redcon sees it is in frame.go.
+//   - A session's own goroutine writes its replies while nothing is
+//     outstanding, which is the whole path of a hit: one read, one write.
+//   - A cacheable read that was passed to Redis nevertheless (behind a write of
+//     its own session, under WATCH, while the link is in doubt) invalidates its
+//     key when answered: the client has seen Redis's own state, and an older
+//     entry must not follow it.
+//   - Scripts that may write keys they do not name suspend all hits while they
+//     run and raise a fence; they do not flush, since Redis reports each of
+//     those keys. Without a link they flush.
+//   - TTL and PTTL are passed to Redis: it knows, and they are rarely asked.
+//   - Hash reads are cached only on servers where fields cannot expire (before 7.4).
+package proxy
