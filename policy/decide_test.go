@@ -355,9 +355,12 @@ func FuzzDecide(f *testing.F) {
 func BenchmarkDecide(b *testing.B) {
 	p := New(shop(b, 0, 1), Options{})
 	for _, c := range []struct{ name, request string }{
-		{"Get", "GET product:12345"}, {"GetPass", "GET session:12345"}, {"SetNX", "SET lock:1 token NX PX 30000"},
+		{"Get", "GET product:12345"},
+		{"GetPass", "GET session:12345"},
+		{"SetNX", "SET lock:1 token NX PX 30000"},
 		{"MGet10", "MGET product:1 product:2 product:3 product:4 product:5 product:6 product:7 product:8 product:9 product:10"},
-		{"Hset", "HSET product:1 f v"}, {"EvalSHA", "EVALSHA b70c2384248f88e6b75b9f89241a180f856ad852 1 lock:1 token"},
+		{"Hset", "HSET product:1 f v"},
+		{"EvalSHA", "EVALSHA b70c2384248f88e6b75b9f89241a180f856ad852 1 lock:1 token"},
 	} {
 		args := split(c.request)
 		b.Run(c.name, func(b *testing.B) { benchmarkDecide(b, p, args) })

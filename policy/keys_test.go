@@ -94,8 +94,15 @@ func TestAppendKeys(t *testing.T) {
 
 // geoTails are ways to end a GEORADIUS.
 var geoTails = [][]string{
-	{}, {"STORE", "d"}, {"storedist", "d"}, {"COUNT", "1", "StoreDist", "d", "ASC"}, {"STORE", "d", "STOREDIST", "e"},
-	{"STOREDIST", "d", "STORE", "e", "WITHCOORD"}, {"STORE", "STOREDIST"}, {"STORE"}, {"WITHDIST", "STOREDIST"},
+	{},
+	{"STORE", "d"},
+	{"storedist", "d"},
+	{"COUNT", "1", "StoreDist", "d", "ASC"},
+	{"STORE", "d", "STOREDIST", "e"},
+	{"STOREDIST", "d", "STORE", "e", "WITHCOORD"},
+	{"STORE", "STOREDIST"},
+	{"STORE"},
+	{"WITHDIST", "STOREDIST"},
 }
 
 // streamHeads are ways to begin an XREAD.

@@ -137,8 +137,15 @@ func TestInView(t *testing.T) {
 		db   int
 		want bool
 	}{
-		{"product:1", 1, true}, {"product:1", 0, false}, {"x", 0, true}, {"x", 1, false}, {"lock:1", 1, false},
-		{"lock:1", 0, true}, {"product:lock:1", 0, true}, {"product:lock:1", 1, false}, {"x", 7, false},
+		{"product:1", 1, true},
+		{"product:1", 0, false},
+		{"x", 0, true},
+		{"x", 1, false},
+		{"lock:1", 1, false},
+		{"lock:1", 0, true},
+		{"product:lock:1", 0, true},
+		{"product:lock:1", 1, false},
+		{"x", 7, false},
 	} {
 		if got := r.InView([]byte(c.key), c.db); got != c.want {
 			t.Errorf("%s in %d: %v", c.key, c.db, got)

@@ -197,7 +197,7 @@ func reserved(name string) bool {
 func (a *analysis) step() bool {
 	if name, n := a.binding(); n > 0 {
 		// "for key, k in ipairs(KEYS)" makes a number of a name bound elsewhere.
-		ok := !reserved(name) && !(a.peek(0).isName("for") && a.bound[string(a.peek(1).text)])
+		ok := !reserved(name) && (!a.peek(0).isName("for") || !a.bound[string(a.peek(1).text)])
 		a.at += n
 		return ok
 	}

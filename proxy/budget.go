@@ -11,6 +11,9 @@ type budget struct {
 	max  int64
 	used atomic.Int64
 	over func() // called when used passes max; it must not block
+
+	mu      sync.Mutex
+	changed sync.Cond // relieve has closed somebody
 }
 
 // add counts n bytes, negative when they are gone.
@@ -21,8 +24,37 @@ func (b *budget) add(s *session, n int64) {
 	}
 }
 
-// fits tells whether n more bytes are within the budget.
-func (b *budget) fits(n int64) bool { return b.used.Load()+n <= b.max }
+// reserve counts n more bytes of a request. If they do not fit, the clients that
+// hold most are closed first, and who asks waits for that. It reports false, with
+// nothing counted, when the asking session is itself the one that holds most.
+func (b *budget) reserve(s *session, n int64) bool {
+	b.add(s, n)
+	if b.used.Load() <= b.max {
+		return true
+	}
+	if s.p.worst() == s {
+		b.add(s, -n)
+		return false
+	}
+	b.over()
+	b.mu.Lock()
+	for b.used.Load() > b.max && !s.shutOnce.Load() && s.p.ctx.Err() == nil {
+		b.changed.Wait()
+	}
+	b.mu.Unlock()
+	if b.used.Load() > b.max {
+		b.add(s, -n)
+		return false
+	}
+	return true
+}
+
+// wake lets those who wait in reserve look again.
+func (b *budget) wake() {
+	b.mu.Lock()
+	b.changed.Broadcast()
+	b.mu.Unlock()
+}
 
 // bufferPool keeps output buffers of outChunk bytes and small ones apart from
 // the garbage collector's work.

@@ -17,6 +17,10 @@ import (
 // cached answers a read from the near cache, or fetches its reply for it.
 func (s *session) cached(raw []byte) {
 	p := s.p
+	if len(raw) > maxCachedRequest {
+		s.readThrough(raw)
+		return
+	}
 	if s.user != "" { // an entry is the default user's right, not this one's
 		p.m.bypass(bypassUser)
 		s.forward(raw)
@@ -49,6 +53,10 @@ func (s *session) cached(raw []byte) {
 		s.cachedMany(raw)
 	}
 }
+
+// maxCachedRequest is the size beyond which a request's reply is not kept: a fetch
+// holds several copies of the request, and the entry one for as long as it lives.
+const maxCachedRequest = 64 << 10
 
 // readThrough reads at the origin and keeps nothing.
 func (s *session) readThrough(raw []byte) {
@@ -142,7 +150,7 @@ func (s *session) cachedOne(raw []byte) {
 	e, miss := p.l1.Get(id, key, k.Rule.ID, s.now)
 	if miss == l1.Hit {
 		s.counts.hit(s, k.Rule)
-		s.replyRaw(e.Reply)
+		s.replyShared(e.Reply)
 		return
 	}
 	s.counts.missed(s, d.Keys)
@@ -329,12 +337,45 @@ func (s *session) cachedMany(raw []byte) {
 		}
 	}
 	b := redcon.AppendArray(s.scratch[:0], len(found))
+	total := 0
 	for i, e := range found {
-		b = append(b, e.Reply...)
+		total += len(e.Reply)
 		s.counts.hit(s, d.Keys[i].Rule)
+	}
+	if total > outChunk {
+		s.replyHits(b, found)
+		return
+	}
+	for _, e := range found {
+		b = append(b, e.Reply...)
 	}
 	s.scratch = b
 	s.replyRaw(b)
+}
+
+// replyHits sends an array of hits that is too large to be put together first:
+// a short request may ask for one large value many times.
+func (s *session) replyHits(head []byte, found []*l1.Entry) {
+	if !s.awaitAnswers() || s.muted() {
+		return
+	}
+	if !s.async {
+		s.replyRaw(head)
+		for _, e := range found {
+			s.replyShared(e.Reply)
+		}
+		return
+	}
+	q := &s.q
+	q.mu.Lock() // no push may come between
+	defer q.mu.Unlock()
+	if q.closed {
+		return
+	}
+	q.emit(s, head, false)
+	for _, e := range found {
+		q.emit(s, e.Reply, true)
+	}
 }
 
 // maxMany is the number of keys beyond which an MGET is not cached: each key

@@ -42,13 +42,17 @@ func (s *session) client(raw []byte) {
 			s.replyError(errClientName)
 			return
 		}
+		if len(args[2]) > maxName {
+			s.replyError(errLongName)
+			return
+		}
 		s.name = string(args[2])
 		s.replyString(replyOK)
 	case "setinfo":
 		s.setInfo(raw)
 	case "info":
 		s.publish()
-		s.replyRaw(appendText(nil, s.proto, s.describe()+"\n"))
+		s.replyRaw(textReply(s.proto, s.describe()+"\n"))
 	case "list":
 		s.listClients()
 	case "reply":
@@ -71,6 +75,9 @@ func (s *session) client(raw []byte) {
 	}
 }
 
+// maxName bounds what a client says of itself: CLIENT LIST repeats it to everybody.
+const maxName = 4 << 10
+
 // setInfo keeps what a client library says of itself, if the origin is of a
 // version that knows CLIENT SETINFO; else the origin's own error is the answer.
 func (s *session) setInfo(raw []byte) {
@@ -81,6 +88,10 @@ func (s *session) setInfo(raw []byte) {
 	}
 	if !facts.atLeast(7, 2) || len(s.args) != 4 {
 		s.forward(raw)
+		return
+	}
+	if len(s.args[3]) > maxName {
+		s.replyError(errLongName)
 		return
 	}
 	switch value := string(s.args[3]); strings.ToLower(string(s.args[2])) {
@@ -180,7 +191,7 @@ func (s *session) listClients() {
 			text.WriteByte('\n')
 		}
 	}
-	s.replyRaw(appendText(nil, s.proto, text.String()))
+	s.replyRaw(textReply(s.proto, text.String()))
 }
 
 // killClients is CLIENT KILL addr, and CLIENT KILL with the filters ID, ADDR,

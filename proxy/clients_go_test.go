@@ -83,7 +83,7 @@ func TestGoRedis(t *testing.T) {
 				for _, test := range tests {
 					t.Run(test.name, func(t *testing.T) {
 						client := redis.NewClient(&redis.Options{
-							Addr: n.addr, Protocol: proto, DB: db, PoolSize: 8, MaxRetries: -1,
+							Addr: n.addr, Protocol: proto, DB: db, PoolSize: 8, MaxRetries: -1, ContextTimeoutEnabled: true,
 							OnConnect: func(ctx context.Context, c *redis.Conn) error {
 								// The client's own state must be its own.
 								return c.ClientSetName(ctx, "go-redis").Err()
@@ -339,7 +339,7 @@ func testGoWatch(t *testing.T, c goRedis) {
 	mustBe(t, "balance:shared at the origin", c.there(t, "balance:shared"), nil, "elsewhere")
 	err = c.Watch(ctx, func(tx *redis.Tx) error {
 		c.origin.DoDB(c.dbOf("balance:shared"), "SET", "balance:shared", "again")
-		if err := tx.Unwatch(ctx, "balance:shared").Err(); err != nil {
+		if err := tx.Unwatch(ctx).Err(); err != nil {
 			return err
 		}
 		_, err := tx.TxPipelined(ctx, func(p redis.Pipeliner) error {
@@ -636,7 +636,7 @@ func TestRedsync(t *testing.T) {
 			t.Parallel()
 			origin := redistest.Start(t)
 			n := start(t, origin, nil)
-			client := redis.NewClient(&redis.Options{Addr: n.addr, Protocol: proto, PoolSize: 30})
+			client := redis.NewClient(&redis.Options{Addr: n.addr, Protocol: proto, PoolSize: 30, ContextTimeoutEnabled: true})
 			defer client.Close()
 			ctx, cancel := context.WithTimeout(t.Context(), 60*time.Second)
 			defer cancel()

@@ -8,9 +8,10 @@ import (
 // dispatch sends one request on its way. s.args and raw are valid until it
 // returns.
 func (s *session) dispatch(raw []byte) {
-	if s.reply == replySkipNext {
+	switch s.reply {
+	case replySkipNext:
 		s.reply = replySkip
-	} else if s.reply == replySkip {
+	case replySkip:
 		s.reply = replyOn
 	}
 	s.decide()
@@ -22,7 +23,7 @@ func (s *session) dispatch(raw []byte) {
 	}
 	s.last.Store(d.Cmd)
 	if !s.authed && !allowedUnauthed(d.Cmd) {
-		s.replyError(errNoAuth)
+		s.refuseUnauthed()
 		return
 	}
 	if s.inPubSub() && !s.allowedSubscribed(d) {
@@ -31,6 +32,9 @@ func (s *session) dispatch(raw []byte) {
 	if s.tx.open {
 		s.inTransaction(raw)
 		return
+	}
+	if s.watch && s.pin.conn.Err() != nil {
+		s.loseWatch()
 	}
 	switch d.Route {
 	case policy.RouteLocal:
@@ -57,10 +61,25 @@ func (s *session) dispatch(raw []byte) {
 	}
 }
 
+// refuseUnauthed answers a client that must authenticate first. Redis looks at
+// the command before it looks at the client.
+func (s *session) refuseUnauthed() {
+	switch cmd := s.d.Cmd; {
+	case cmd == nil:
+		s.replyError(errUnknown(s.args))
+	case !cmd.ArityOK(len(s.args)):
+		s.replyError(errArity(cmd.Name))
+	case cmd.Name == "exec":
+		s.replyError("EXECABORT Transaction discarded because of: " + errNoAuth)
+	default:
+		s.replyError(errNoAuth)
+	}
+}
+
 // decide asks policy, and the origin about a command that policy has never heard of.
 func (s *session) decide() {
 	s.p.policy.Decide(&s.d, s.db, s.args)
-	if s.d.Cmd == nil && s.p.learn(s.args[0]) {
+	if s.d.Cmd == nil && s.authed && s.p.learn(s.args[0]) {
 		s.p.policy.Decide(&s.d, s.db, s.args)
 	}
 }

@@ -17,6 +17,8 @@ type framer struct {
 	maxBulk    int64 // bytes of one argument; Redis's proto-max-bulk-len
 	maxArgs    int64 // arguments of one request
 
+	count int // arguments of the last request
+
 	// How far the unfinished request at the start of the buffer was understood.
 	pos  int // bytes
 	args int // arguments still to come; 0: the header is to come
@@ -66,6 +68,7 @@ func (f *framer) next(buf []byte, authed bool) (kind frameKind, n int, problem s
 			return frameBad, 0, "unauthenticated multibulk length"
 		}
 		f.pos, f.args, f.bulk = end, int(count), 0
+		f.count = f.args
 	}
 	for f.args > 0 {
 		if f.bulk == 0 {
@@ -76,8 +79,8 @@ func (f *framer) next(buf []byte, authed bool) (kind frameKind, n int, problem s
 			if problem != "" || end == 0 {
 				return badOrMore(problem)
 			}
-			if c := buf[f.pos]; c != '$' {
-				return frameBad, 0, fmt.Sprintf("expected '$', got '%c'", c)
+			if buf[f.pos] != '$' {
+				return frameBad, 0, fmt.Sprintf("expected '$', got '%s'", buf[f.pos:f.pos+1])
 			}
 			size, ok := parseLength(line)
 			switch {
@@ -108,7 +111,7 @@ func (f *framer) want() int { return f.pos + f.bulk }
 // line returns the text behind the type byte of the header line at pos, and
 // where the next line starts; end is 0 while the line is unfinished.
 func (f *framer) line(buf []byte, pos int, tooBig string) (line []byte, end int, problem string) {
-	i := bytes.IndexByte(buf[pos:], '\r')
+	i := lineEnd(buf[pos:], '\r')
 	if i < 0 {
 		if len(buf)-pos > maxLine {
 			return nil, 0, tooBig
@@ -119,7 +122,17 @@ func (f *framer) line(buf []byte, pos int, tooBig string) (line []byte, end int,
 		return nil, 0, ""
 	}
 	crlf(buf[pos+i:])
-	return buf[pos+1 : pos+i], pos + i + 2, ""
+	return buf[pos+min(i, 1) : pos+i], pos + i + 2, "" // the line may lack even its type byte
+}
+
+// lineEnd finds the end of a line as Redis's strchr does, which sees nothing
+// behind a NUL.
+func lineEnd(b []byte, c byte) int {
+	i := bytes.IndexByte(b, c)
+	if i > 0 && bytes.IndexByte(b[:i], 0) >= 0 {
+		return -1
+	}
+	return i
 }
 
 // crlf puts the terminator where Redis does not look at it, for redcon's parser does.
@@ -133,7 +146,7 @@ func badOrMore(problem string) (frameKind, int, string) {
 }
 
 func (f *framer) inline(buf []byte) (frameKind, int, string) {
-	i := bytes.IndexByte(buf, '\n')
+	i := lineEnd(buf, '\n')
 	if i < 0 {
 		if len(buf) > maxLine {
 			return frameBad, 0, "too big inline request"

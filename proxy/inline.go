@@ -43,7 +43,7 @@ func splitInline(line []byte) (args [][]byte, ok bool) {
 				break word
 			case quote != 0:
 				arg = append(arg, c)
-			case isSpace(c):
+			case c == ' ' || c == '\t' || c == '\r' || c == '\n': // \v and \f belong to the word
 				break word
 			case c == '"' || c == '\'':
 				quote = c
@@ -56,7 +56,7 @@ func splitInline(line []byte) (args [][]byte, ok bool) {
 	}
 }
 
-func isSpace(c byte) bool { return c == ' ' || (c >= '\t' && c <= '\r') || c == 0 }
+func isSpace(c byte) bool { return c == ' ' || (c >= '\t' && c <= '\r') }
 
 func isHex(c byte) bool {
 	return c >= '0' && c <= '9' || c >= 'a' && c <= 'f' || c >= 'A' && c <= 'F'

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"errors"
 	"math"
-	"strconv"
 	"strings"
 
 	"github.com/tidwall/redcon"
@@ -130,6 +129,10 @@ func (s *session) hello() {
 				s.replyError(errClientName)
 				return
 			}
+			if len(args[1]) > maxName {
+				s.replyError(errLongName)
+				return
+			}
 			name = string(args[1])
 			args = args[2:]
 		default:
@@ -138,7 +141,7 @@ func (s *session) hello() {
 		}
 	}
 	if !s.authed && !withAuth {
-		s.replyError("NOAUTH HELLO must be called with the client already authenticated, otherwise the HELLO <proto> AUTH <user> <pass> option can be used to authenticate the client and select the RESP protocol version at the same time")
+		s.replyError("NOAUTH HELLO must be called with the client already authenticated, otherwise the HELLO AUTH <user> <pass> option can be used to authenticate the client and select the RESP protocol version at the same time")
 		return
 	}
 	if !s.awaitAnswers() {
@@ -184,12 +187,11 @@ func (s *session) hello() {
 
 // unpinDirty closes the owned connection.
 func (s *session) unpinDirty() {
+	s.unwatchPin()
 	pin := s.pin
 	s.pin = nil
-	s.ownsPushes.Store(nil)
-	s.watched = nil
 	s.track, s.monitor, s.watch = false, false, false
-	s.subs = subscriptions{}
+	s.subs.forget(s)
 	s.p.origin.Unpin(pin.conn, false)
 }
 
@@ -257,6 +259,7 @@ func (s *session) reset() {
 	if s.pin != nil {
 		s.unpinDirty()
 	}
+	s.keep(-s.tx.kept)
 	s.tx = transaction{}
 	s.db, s.proto, s.name = 0, 2, ""
 	s.user, s.pass = "", ""
@@ -294,7 +297,7 @@ func (s *session) info(raw []byte) {
 	}
 	own := s.infoSection(s.args[1:])
 	if own && len(s.args) == 2 && foldEqual(s.args[1], "nearside") {
-		s.replyRaw(appendText(nil, s.proto, s.p.infoText()))
+		s.replyRaw(textReply(s.proto, s.p.infoText()))
 		return
 	}
 	b, err := s.call(s.homeDB(), raw)
@@ -311,7 +314,7 @@ func (s *session) info(raw []byte) {
 		s.replyRaw(b)
 		return
 	}
-	s.replyRaw(appendText(nil, s.proto, text+"\r\n"+s.p.infoText()))
+	s.replyRaw(textReply(s.proto, text+"\r\n"+s.p.infoText()))
 }
 
 // homeDB is where commands without keys go.
@@ -362,5 +365,3 @@ func validName(name []byte) bool {
 	}
 	return true
 }
-
-func formatID(id uint64) string { return strconv.FormatUint(id, 10) }

@@ -36,9 +36,9 @@ func (s *session) nearside() {
 		}
 		s.replyRaw(b)
 	case sub == "stats" && len(s.args) == 2:
-		s.replyRaw(appendText(nil, s.proto, s.p.infoText()+s.p.rulesText()))
+		s.replyRaw(textReply(s.proto, s.p.infoText()+s.p.rulesText()))
 	case sub == "explain" && len(s.args) == 3:
-		s.replyRaw(appendText(nil, s.proto, s.explain(s.args[2])))
+		s.replyRaw(textReply(s.proto, s.explain(s.args[2])))
 	case sub == "flush" && len(s.args) <= 3:
 		s.flushCache()
 	case sub == "help" || sub == "stats" || sub == "explain" || sub == "flush":

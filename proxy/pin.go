@@ -50,11 +50,9 @@ func (s *session) acquire(db int) error {
 
 // unpin gives the connection back; the caller has awaited all answers.
 func (s *session) unpin() {
+	s.unwatchPin()
 	pin := s.pin
 	s.pin = nil
-	if pin == nil {
-		return
-	}
 	pin.conn.Reselect(pin.db)
 	s.p.origin.Unpin(pin.conn, pin.conn.Err() == nil)
 }
@@ -62,6 +60,7 @@ func (s *session) unpin() {
 // abandon closes what the session owned, whatever state it is in: at the end
 // of the session nobody must be left waiting at the origin in its name.
 func (s *session) abandon() {
+	s.unwatchPin()
 	if pin := s.pin; pin != nil {
 		s.pin = nil
 		pin.conn.Close(errSessionGone)
@@ -249,20 +248,32 @@ func (s *session) tracking(raw []byte) {
 // watchPin closes the session when the connection that pushes to it is lost,
 // as Redis would close it: the client could miss something silently.
 func (s *session) watchPin() {
-	if s.watched == s.pin {
+	if s.unwatch != nil {
 		return
 	}
-	s.watched = s.pin
 	s.becomeAsync()
-	c := s.pin.conn
+	c, stop := s.pin.conn, make(chan struct{})
+	s.unwatch = stop
 	go func() {
-		<-c.Done()
-		if !errors.Is(c.Err(), errSessionGone) && s.ownsPushes.Load() == c {
-			s.p.log.Info("closing a client whose subscription connection to Redis was lost", "client", s.id)
-			s.shut()
+		select {
+		case <-stop:
+		case <-c.Done():
+			select {
+			case <-stop: // the session gave it up itself
+			default:
+				s.p.log.Info("closing a client whose subscription connection to Redis was lost", "client", s.id)
+				s.shut()
+			}
 		}
 	}()
-	s.ownsPushes.Store(c)
+}
+
+// unwatchPin ends watchPin, before the connection is given away or closed.
+func (s *session) unwatchPin() {
+	if s.unwatch != nil {
+		close(s.unwatch)
+		s.unwatch = nil
+	}
 }
 
 // becomeAsync makes all output go through the queue, since the origin may send

@@ -79,6 +79,7 @@ func New(cfg Config) (*Proxy, error) {
 	}
 	p.ctx, p.cancel = context.WithCancel(context.Background())
 	p.budget.max = cfg.Buffers
+	p.budget.changed.L = &p.budget.mu
 	p.budget.over = func() {
 		select {
 		case p.over <- struct{}{}:

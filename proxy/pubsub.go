@@ -10,6 +10,28 @@ import (
 // subscriptions are what the session listens to, as far as its reader has sent it.
 type subscriptions struct {
 	channels, patterns, shards map[string]struct{}
+
+	kept int // bytes counted for them
+}
+
+// weigh counts the names anew.
+func (u *subscriptions) weigh(s *session) {
+	n := 0
+	for _, set := range []map[string]struct{}{u.channels, u.patterns, u.shards} {
+		for name := range set {
+			n += len(name) + nameBytes
+		}
+	}
+	s.keep(n - u.kept)
+	u.kept = n
+}
+
+// nameBytes is about what a name takes beside its own bytes.
+const nameBytes = 32
+
+func (u *subscriptions) forget(s *session) {
+	s.keep(-u.kept)
+	*u = subscriptions{}
 }
 
 func (u *subscriptions) count() int { return len(u.channels) + len(u.patterns) + len(u.shards) }
@@ -103,10 +125,12 @@ func (s *session) subscribe(raw []byte) {
 	if refused {
 		*set = before
 	}
+	s.subs.weigh(s)
 	if !s.subscribed() { // the connection may go back
 		s.pin.conn.SetSubscribed(false)
-		s.ownsPushes.Store(nil)
-		s.watched = nil
+		if !s.pushes() {
+			s.unwatchPin()
+		}
 	}
 }
 

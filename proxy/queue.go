@@ -37,6 +37,7 @@ type queue struct {
 	kick    bool // the reader waits in Read, to be woken when all is answered
 	closed  bool
 	free    *slot
+	frees   int
 }
 
 // outChunk is the size beyond which the output buffer is closed and a new one
@@ -47,10 +48,7 @@ const outChunk = 64 << 10
 func (s *session) slot() *slot {
 	q := &s.q
 	q.mu.Lock()
-	sl := q.free
-	if sl != nil {
-		q.free = sl.next
-	}
+	sl := q.takeFree()
 	q.mu.Unlock()
 	if sl == nil {
 		sl = &slot{s: s}
@@ -105,7 +103,7 @@ func (s *session) detachOut() {
 		return
 	}
 	s.async = true
-	if len(s.wbuf) > 0 {
+	if len(s.wbuf) > 0 && !s.q.closed { // closing has given everything back
 		s.q.emit(s, s.wbuf, false)
 		s.wbuf = s.wbuf[:0]
 	}
@@ -171,8 +169,25 @@ func (q *queue) pop() {
 		q.tail = nil
 	}
 	q.n--
+	if q.frees == maxFree {
+		return
+	}
 	*sl = slot{s: sl.s, next: q.free}
 	q.free = sl
+	q.frees++
+}
+
+// maxFree is the number of slots that a session keeps for reuse.
+const maxFree = 128
+
+// takeFree returns a slot for reuse, nil if there is none.
+func (q *queue) takeFree() *slot {
+	sl := q.free
+	if sl != nil {
+		q.free = sl.next
+		q.frees--
+	}
+	return sl
 }
 
 // emit appends bytes to the output.
@@ -205,7 +220,12 @@ func (q *queue) grow(s *session, n int64) {
 }
 
 // local queues a reply that is known at once, behind all earlier ones.
-func (s *session) local(b []byte) {
+func (s *session) local(b []byte) { s.queueLocalReply(b, false) }
+
+// localShared is local for bytes that nobody will ever change.
+func (s *session) localShared(b []byte) { s.queueLocalReply(b, true) }
+
+func (s *session) queueLocalReply(b []byte, owned bool) {
 	q := &s.q
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -213,17 +233,15 @@ func (s *session) local(b []byte) {
 		return
 	}
 	if q.n == 0 {
-		q.emit(s, b, false)
+		q.emit(s, b, owned)
 		return
 	}
-	sl := q.free
+	sl := q.takeFree()
 	if sl == nil {
 		sl = &slot{s: s}
-	} else {
-		q.free = sl.next
 	}
 	q.link(sl)
-	q.settleSlot(s, sl, b, false)
+	q.settleSlot(s, sl, b, owned)
 }
 
 // pushOut sends a frame that answers no request (a pub/sub message, an

@@ -26,6 +26,7 @@ const (
 	errDBIndex      = "ERR DB index is out of range"
 	errMaxClients   = "ERR max number of clients reached"
 	errClientName   = "ERR Client names cannot contain spaces, newlines or special characters."
+	errLongName     = "ERR nearside: client names and library names longer than 4096 bytes are not supported"
 	errExecAbort    = "EXECABORT Transaction discarded because of previous errors."
 	errExecLost     = "EXECABORT Transaction discarded because the connection to Redis was lost."
 	errNestedMulti  = "ERR MULTI calls can not be nested"
@@ -50,6 +51,23 @@ func appendError(b []byte, text string) []byte {
 
 func errArity(name string) string {
 	return "ERR wrong number of arguments for '" + strings.ToLower(name) + "' command"
+}
+
+// errUnknown is Redis's error for a command that does not exist.
+func errUnknown(args [][]byte) string {
+	const most = 128
+	cut := func(arg []byte, n int) string { // as printf does
+		s, _, _ := strings.Cut(string(arg[:min(len(arg), n)]), "\x00")
+		return s
+	}
+	var list strings.Builder
+	for _, a := range args[1:] {
+		if list.Len() >= most {
+			break
+		}
+		list.WriteString("'" + cut(a, most-list.Len()) + "' ")
+	}
+	return "ERR unknown command '" + cut(args[0], most) + "', with args beginning with: " + list.String()
 }
 
 func errUnknownSub(container, sub string) string {
@@ -94,12 +112,12 @@ func appendMap(b []byte, proto, n int) []byte {
 	return redcon.AppendArray(b, 2*n)
 }
 
-// appendText appends a text: a verbatim string in RESP3, a bulk string in RESP2, as INFO does.
-func appendText(b []byte, proto int, text string) []byte {
+// textReply encodes a text: a verbatim string in RESP3, a bulk string in RESP2, as INFO does.
+func textReply(proto int, text string) []byte {
 	if proto != 3 {
-		return redcon.AppendBulkString(b, text)
+		return redcon.AppendBulkString(nil, text)
 	}
-	b = append(b, '=')
+	b := append([]byte(nil), '=')
 	b = strconv.AppendInt(b, int64(len(text)+4), 10)
 	b = append(b, "\r\ntxt:"...)
 	b = append(b, text...)

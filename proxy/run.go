@@ -98,7 +98,7 @@ func removeStale(path string) {
 	if fi, err := os.Lstat(path); err != nil || fi.Mode()&os.ModeSocket == 0 {
 		return
 	}
-	c, err := net.DialTimeout("unix", path, time.Second)
+	c, err := (&net.Dialer{Timeout: time.Second}).DialContext(context.Background(), "unix", path)
 	if err == nil {
 		_ = c.Close() // somebody listens: Listen will say so
 		return
@@ -170,14 +170,15 @@ func (p *Proxy) enrol(s *session) {
 // crash keeps one session's bug from ending all others.
 func (p *Proxy) crash(s *session) {
 	if r := recover(); r != nil {
+		// serve has closed the session on its way here.
 		p.log.Error("a session crashed; please report this", "client", s.id, "panic", r, "stack", string(debug.Stack()))
-		s.close()
 	}
 }
 
 // relieve closes the client that holds most whenever all together hold more
 // than buffers allows, as Redis does by client-output-buffer-limit.
 func (p *Proxy) relieve() {
+	defer p.budget.wake()
 	for {
 		select {
 		case <-p.ctx.Done():
@@ -185,21 +186,34 @@ func (p *Proxy) relieve() {
 		case <-p.over:
 		}
 		for p.budget.used.Load() > p.budget.max {
-			var worst *session
-			for _, s := range p.sessionList() {
-				if worst == nil || s.held.Load() > worst.held.Load() {
-					worst = s
-				}
-			}
-			if worst == nil || worst.held.Load() <= 0 {
+			worst := p.worst()
+			if worst == nil {
 				break
 			}
 			p.log.Warn("closing the client that holds most of the buffers", "client", worst.id, "bytes", worst.held.Load(), "buffers", p.budget.max)
 			p.m.slowClosed.Inc()
 			worst.shut()
-			<-worst.ended // its reader gives back what it holds
+			p.budget.wake() // it may wait itself
+			<-worst.ended   // its reader gives back what it holds
+		}
+		p.budget.wake()
+	}
+}
+
+// worst is the session that holds most, nil if none holds anything. What a
+// session holds weighs the more the longer it has done nothing, so that many small
+// hoards do not push out the one client that is at work.
+func (p *Proxy) worst() (worst *session) {
+	now, most := clockNow(), 0.0
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for s := range p.sessions {
+		idle := max(time.Duration(now-s.active.Load()), 10*time.Millisecond)
+		if weight := float64(s.held.Load()) * idle.Seconds(); weight > most {
+			worst, most = s, weight
 		}
 	}
+	return worst
 }
 
 // drain ends all sessions: each reads no more, answers what it has read, and closes.

@@ -39,23 +39,26 @@ type session struct {
 	health  bool // nearside's own health check: not counted
 
 	// Reading.
-	in      []byte // bytes read; in[off:] is not understood yet
-	off     int
-	frames  framer
-	args    [][]byte
-	d       policy.Decision
-	now     int64 // the proxy's clock, read once per batch
-	scratch []byte
-	id1     []byte // near cache key under construction
-	last    atomic.Pointer[policy.Command]
-	active  atomic.Int64 // proxy clock of the last request
+	in       []byte // bytes read; in[off:] is not understood yet
+	off      int
+	frames   framer
+	args     [][]byte
+	d        policy.Decision
+	now      int64 // the proxy's clock, read once per batch
+	scratch  []byte
+	id1      []byte // near cache key under construction
+	kept     int64  // bytes counted for what the client wants remembered
+	argsHeld int64  // bytes counted for very many arguments
+	last     atomic.Pointer[policy.Command]
+	active   atomic.Int64 // proxy clock of the last request
 
 	// Writing. While async is false nothing is outstanding and the reader
 	// writes by itself from wbuf; otherwise everything goes through q.
-	q     queue
-	async bool
-	wbuf  []byte
-	held  atomic.Int64 // bytes of the budget
+	q        queue
+	async    bool
+	wbuf     []byte
+	captured *[]byte      // a local reply that EXEC will send
+	held     atomic.Int64 // bytes of the budget
 
 	// Origin connections in use.
 	wires   [4]wire
@@ -67,10 +70,7 @@ type session struct {
 	track   bool // CLIENT TRACKING is on
 	monitor bool
 
-	// ownsPushes is the connection whose loss closes the session; watched is
-	// the one that a goroutine was started for.
-	ownsPushes atomic.Pointer[origin.Conn]
-	watched    *pinned
+	unwatch chan struct{} // closed when the loss of the pinned connection no longer matters
 
 	public   atomic.Pointer[seen] // for CLIENT LIST of other sessions
 	gone     bool                 // the client left while it was blocked
@@ -88,11 +88,14 @@ type wire struct {
 }
 
 // Sizes of the read buffer: what an idle client keeps, and beyond what a
-// larger one is given back.
+// larger one is given back. What is larger than inIdle counts as held.
 const (
 	inIdle  = 4 << 10
-	inLarge = 64 << 10
+	inLarge = 32 << 10
 )
+
+// keepOut is the size beyond which the reader's own output buffer is given back.
+const keepOut = 16 << 10
 
 func (p *Proxy) newSession(conn net.Conn) *session {
 	s := &session{
@@ -171,31 +174,39 @@ func (s *session) room() bool {
 	size := cap(s.in)
 	switch {
 	case len(s.in) == 0 && size > inLarge:
-		s.charge(-int64(size))
-		s.in = make([]byte, 0, inIdle)
+		s.resize(inIdle)
 	case len(s.in) == size:
 		grown := 2 * size
 		if want := s.frames.want(); want > size && want < grown {
 			grown = want
 		}
-		if grown > inLarge && !s.p.budget.fits(int64(grown)) {
-			s.replyError(errBusyBuffers)
-			return false
+		if more := int64(grown - max(size, inIdle)); grown > inLarge {
+			if !s.p.budget.reserve(s, more) {
+				s.replyError(errBusyBuffers)
+				return false
+			}
+			s.charge(-more) // resize counts it
 		}
-		in := make([]byte, len(s.in), grown)
-		copy(in, s.in)
-		if size > inLarge {
-			s.charge(-int64(size))
-		}
-		if grown > inLarge {
-			s.charge(int64(grown))
-		}
-		s.in = in
+		s.resize(grown)
 	}
 	return true
 }
 
+// resize gives the read buffer another size.
+func (s *session) resize(size int) {
+	s.charge(int64(max(size, inIdle) - max(cap(s.in), inIdle)))
+	in := make([]byte, len(s.in), size)
+	copy(in, s.in)
+	s.in = in
+}
+
 func (s *session) charge(n int64) { s.p.budget.add(s, n) }
+
+// keep counts what the session remembers at its client's wish.
+func (s *session) keep(n int) {
+	s.kept += int64(n)
+	s.charge(int64(n))
+}
 
 // batch runs every request that has arrived whole, and lets its effects out.
 func (s *session) batch() bool {
@@ -229,6 +240,12 @@ func (s *session) batch() bool {
 	}
 	s.flushOrigin()
 	s.counts.flush(s)
+	if cap(s.scratch) > keepOut {
+		s.scratch = nil
+	}
+	if cap(s.id1) > keepOut {
+		s.id1 = nil
+	}
 	return s.flushReplies()
 }
 
@@ -248,6 +265,13 @@ func (s *session) request(kind frameKind, raw []byte) bool {
 		}
 		s.args, raw = args, appendArgs(nil, args)
 	case frameArray:
+		if s.frames.count > manyArgs {
+			defer s.forgetArgs()
+			if s.args = nil; !s.reserveArgs() {
+				s.replyError(errBusyBuffers)
+				return false
+			}
+		}
 		complete, args, _, _, err := redcon.ReadNextCommand(raw, s.args[:0])
 		if err != nil || !complete || len(args) == 0 {
 			// The framer has checked all that redcon checks.
@@ -261,6 +285,30 @@ func (s *session) request(kind frameKind, raw []byte) bool {
 	}
 	s.dispatch(raw)
 	return !s.quit
+}
+
+// A request of very many arguments takes several times its bytes while it runs.
+const (
+	manyArgs = 1024
+	argBytes = 80 // a slice, a policy.Key, a counter
+)
+
+// reserveArgs counts what the arguments of the request at hand will take.
+func (s *session) reserveArgs() bool {
+	n := int64(s.frames.count) * argBytes
+	if !s.p.budget.reserve(s, n) {
+		return false
+	}
+	s.argsHeld = n
+	s.args = make([][]byte, 0, s.frames.count)
+	return true
+}
+
+// forgetArgs gives back what reserveArgs has counted.
+func (s *session) forgetArgs() {
+	s.charge(-s.argsHeld)
+	s.argsHeld = 0
+	s.args, s.d.Keys = nil, nil
 }
 
 // trimLine cuts the line's end as Redis does: \n, and \r before it.
@@ -285,6 +333,8 @@ func appendArgs(b []byte, args [][]byte) []byte {
 // out sends a finished reply, in its place behind the answers still to come.
 func (s *session) replyRaw(b []byte) {
 	switch {
+	case s.captured != nil:
+		*s.captured = append(*s.captured, b...)
 	case s.muted():
 	case s.async:
 		s.local(b)
@@ -294,6 +344,32 @@ func (s *session) replyRaw(b []byte) {
 			s.flushReplies()
 		}
 	}
+}
+
+// replyShared is replyRaw for bytes that nobody will ever change. Large ones are
+// not copied, so that many slow clients of one hot value hold it once.
+func (s *session) replyShared(b []byte) {
+	switch {
+	case len(b) <= origin.TakeSize || s.captured != nil || s.muted():
+		s.replyRaw(b)
+	case s.async:
+		s.localShared(b)
+	case s.flushReplies():
+		_ = s.writeHeld(b) // with an error the session is shut
+	}
+}
+
+// writeHeld writes for the reader; what the client does not take at once is
+// counted while it waits.
+func (s *session) writeHeld(b []byte) error {
+	n, ok := s.tryWrite(b)
+	if ok {
+		return nil
+	}
+	s.charge(int64(len(b)))
+	err := s.write(b[n:])
+	s.charge(-int64(len(b)))
+	return err
 }
 
 func (s *session) replyError(text string) {
@@ -313,8 +389,8 @@ func (s *session) flushReplies() bool {
 	if len(s.wbuf) == 0 {
 		return true
 	}
-	err := s.write(s.wbuf)
-	if cap(s.wbuf) > inLarge {
+	err := s.writeHeld(s.wbuf)
+	if cap(s.wbuf) > keepOut {
 		s.wbuf = nil
 	} else {
 		s.wbuf = s.wbuf[:0]
@@ -373,9 +449,8 @@ func (s *session) close() {
 	s.shut()
 	s.abandon()
 	s.counts.flush(s)
-	if c := cap(s.in); c > inLarge {
-		s.charge(-int64(c))
-	}
+	s.charge(-int64(max(cap(s.in), inIdle)-inIdle) - s.kept - s.argsHeld)
+	s.kept, s.argsHeld = 0, 0
 	s.p.forget(s)
 	close(s.ended)
 }

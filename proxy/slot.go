@@ -29,7 +29,6 @@ type slot struct {
 	seen   bool         // it only read the keys in writes, past the near cache
 	all    writeAll     // what it does to everything
 	fetch  *fetch       // of a cached read
-	exec   *transaction // of EXEC
 	inline [2]uint32    // backs writes: most commands write one or two keys
 }
 
@@ -79,7 +78,8 @@ func (sl *slot) Filled(reply []byte, err error) {
 	if err != nil {
 		reply = appendError(nil, sl.s.p.originError(err))
 	}
-	sl.s.answer(sl, reply, false)
+	// A reply of this size is the callee's for good (origin.Sink), so nobody changes it.
+	sl.s.answer(sl, reply, len(reply) > origin.TakeSize)
 	sl.s.Flush()
 }
 

@@ -23,6 +23,7 @@ type transaction struct {
 	db     int      // the connection's database at MULTI
 	items  []txItem // what EXEC's array is made of; nil while it can be passed on as it comes
 	n      int      // commands queued so far
+	kept   int      // bytes of replies in items
 	writes []uint32
 	all    writeAll
 	fence  policy.Fence
@@ -53,10 +54,7 @@ func (s *session) transactionCommand(raw []byte) {
 			return
 		}
 	}
-	if t.lost || s.pin != nil && s.pin.conn.Err() != nil && s.watch {
-		// The WATCH is gone with its connection: EXEC will say so.
-		t.lost = true
-		s.watch = false
+	if t.lost { // EXEC will say so
 		if s.d.Cmd.Name == "multi" {
 			s.openTransaction(true)
 		}
@@ -79,6 +77,16 @@ func (s *session) transactionCommand(raw []byte) {
 		s.openTransaction(false)
 	}
 	s.sendPinned(s.slot(), -1, raw, 1)
+}
+
+// loseWatch notes that a WATCH is gone with its connection: the transaction
+// that relies on it must abort. Other commands go on.
+func (s *session) loseWatch() {
+	s.tx.lost = true
+	s.watch = false
+	if !s.needsPin() {
+		s.unpin()
+	}
 }
 
 // watchKeys sends a WATCH whose keys may live in two databases as one per database.
@@ -167,15 +175,9 @@ func (s *session) abortLater(text string, dirty bool) {
 // queueCommand queues an ordinary command.
 func (s *session) queueCommand(raw []byte) {
 	t, d := &s.tx, &s.d
-	inserted := 0
-	if len(d.Keys) > 0 || d.DB != s.pin.db {
-		if d.DB != s.pin.db {
-			inserted = 1
-		}
-	}
 	s.collectEffects()
-	if inserted > 0 {
-		t.special(inserted, txItem{inserted: inserted})
+	if d.DB != s.pin.db { // sendPinned inserts a SELECT
+		t.special(txItem{inserted: 1})
 	} else {
 		t.plain()
 	}
@@ -202,7 +204,7 @@ func (t *transaction) plain() {
 }
 
 // special adds an element that needs work, after as many plain ones as came before.
-func (t *transaction) special(_ int, item txItem) {
+func (t *transaction) special(item txItem) {
 	if t.items == nil {
 		t.items = make([]txItem, t.n, t.n+8)
 	}
@@ -234,20 +236,19 @@ func (s *session) queueLocal(raw []byte) {
 		s.abortLater("ERR nearside: "+name+" inside MULTI is not supported; send it before MULTI", true)
 		return
 	}
-	s.tx.special(0, txItem{own: s.capture(raw)})
+	own := s.capture(raw)
+	s.keep(len(own))
+	s.tx.kept += len(own)
+	s.tx.special(txItem{own: own})
 	s.replyString(replyQueued)
 }
 
 // capture runs a local command and returns its reply instead of sending it.
 func (s *session) capture(raw []byte) []byte {
-	async, wbuf := s.async, s.wbuf
-	s.async, s.wbuf = false, nil
+	got := []byte{}
+	s.captured = &got
 	s.answerLocal(raw)
-	got := s.wbuf
-	s.async, s.wbuf = async, wbuf
-	if got == nil {
-		got = []byte{}
-	}
+	s.captured = nil
 	return got
 }
 
@@ -272,7 +273,7 @@ func (s *session) queueJoined() {
 		}
 		return plan.merge(own)
 	}}
-	s.tx.special(0, item)
+	s.tx.special(item)
 	sl := s.slot()
 	sl.strip = 2*len(plan.parts) - 1
 	s.submit(sl, s.pin.conn, req, 2*len(plan.parts))
@@ -343,6 +344,7 @@ func (s *session) rollback(t *transaction) {
 }
 
 func (s *session) endTransaction() {
+	s.keep(-s.tx.kept)
 	s.tx = transaction{}
 	s.watch = false
 }

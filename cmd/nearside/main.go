@@ -19,6 +19,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"runtime/debug"
 	"syscall"
 
 	"nearside/proxy"
@@ -89,6 +90,7 @@ func serve(s *settings, embedded bool, stdout, stderr io.Writer) error {
 	defer cancel()
 
 	cfg := s.cfg
+	limitMemory(cfg.Memory, cfg.Buffers)
 	cfg.Version = buildVersion()
 	cfg.Log = newLogger(stderr, s.logLevel, s.logFormat)
 	if embedded {
@@ -114,6 +116,15 @@ func serve(s *settings, embedded bool, stdout, stderr io.Writer) error {
 		greet(stdout, p.Addrs(), p.AdminAddr(), &cfg)
 	}
 	return <-done
+}
+
+// limitMemory makes the garbage collector work harder before the process leaves
+// its stated bound: 2×memory and 256 MiB (or more, with larger buffers). GOMEMLIMIT overrides it.
+func limitMemory(memory, buffers int64) {
+	if os.Getenv("GOMEMLIMIT") == "" {
+		const others = 96 * miB // stacks, sessions, and what the collector is late with
+		debug.SetMemoryLimit(2*memory + buffers + others)
+	}
 }
 
 // untilSignal is done at the first SIGINT or SIGTERM; the second ends the

@@ -117,7 +117,7 @@ func (s *session) attend(ctx context.Context) {
 		case <-s.ended:
 			return
 		case n := <-s.notes:
-			s.l.log.LogAttrs(ctx, n.level, n.msg, n.attrs...)
+			s.l.log.LogAttrs(ctx, n.level, n.msg, n.attrs...) //nolint:sloglint // the constants stand where the notes are made
 		}
 	}
 }

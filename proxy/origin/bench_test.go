@@ -6,6 +6,8 @@ import (
 	"sync"
 	"testing"
 
+	"nearside/proxy/internal/redistest"
+
 	"github.com/redis/go-redis/v9"
 )
 
@@ -35,8 +37,8 @@ func (s *chain) Reply(_ []byte, _ error, batch *Batch) {
 func (s *chain) Flush() { s.c.Flush() }
 
 func benchOrigin(b *testing.B) (*Origin, *Conn) {
-	s := startServer(b)
-	o := open(b, Config{URL: s.url()})
+	s := redistest.Start(b)
+	o := open(b, Config{URL: s.URL()})
 	c := sharedConn(b, o, resp2)
 	call(b, c, "SET", "k", fill(64))
 	return o, c

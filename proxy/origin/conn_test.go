@@ -7,11 +7,13 @@ import (
 	"strings"
 	"sync"
 	"testing"
+
+	"nearside/proxy/internal/redistest"
 )
 
 func TestRawReplies(t *testing.T) {
-	s := startServer(t)
-	o := open(t, Config{URL: s.url()})
+	s := redistest.Start(t)
+	o := open(t, Config{URL: s.URL()})
 	for _, tc := range []struct {
 		proto int
 		args  []string
@@ -43,8 +45,8 @@ func TestRawReplies(t *testing.T) {
 }
 
 func TestSeveralRepliesJoinedAndBatchFlushed(t *testing.T) {
-	s := startServer(t)
-	o := open(t, Config{URL: s.url()})
+	s := redistest.Start(t)
+	o := open(t, Config{URL: s.URL()})
 	c := sharedConn(t, o, Group{Proto: 2, DB: 3})
 	r := newRecorder(3)
 	req := AppendCommand(nil, "MULTI")
@@ -73,8 +75,8 @@ func TestSeveralRepliesJoinedAndBatchFlushed(t *testing.T) {
 }
 
 func TestRepliesNeverMix(t *testing.T) {
-	s := startServer(t)
-	o := open(t, Config{URL: s.url(), Connections: 2})
+	s := redistest.Start(t)
+	o := open(t, Config{URL: s.URL(), Connections: 2})
 	var wg sync.WaitGroup
 	for g := range 100 {
 		wg.Go(func() {
@@ -128,8 +130,8 @@ func (k keeper) Reply(b []byte, err error, _ *Batch) {
 }
 
 func TestLargeReplies(t *testing.T) {
-	s := startServer(t)
-	o := open(t, Config{URL: s.url()})
+	s := redistest.Start(t)
+	o := open(t, Config{URL: s.URL()})
 	c := sharedConn(t, o, resp2)
 	sizes := []int{1, 100, TakeSize - 9, TakeSize - 8, TakeSize - 7, TakeSize, 20_000, 65_000, 66_000, 1 << 20, 50 << 20, 3}
 	k := make(keeper, 2*len(sizes))
@@ -165,8 +167,8 @@ func TestLargeReplies(t *testing.T) {
 }
 
 func TestPushesBetweenReplies(t *testing.T) {
-	s := startServer(t)
-	o := open(t, Config{URL: s.url()})
+	s := redistest.Start(t)
+	o := open(t, Config{URL: s.URL()})
 	c := pin(t, o, Group{Proto: 3})
 	pushes := make(chan string, 100)
 	c.SetPush(func(f []byte, _ *Batch) { pushes <- string(f) })
@@ -205,8 +207,8 @@ func TestPushesBetweenReplies(t *testing.T) {
 }
 
 func TestSubscriptions(t *testing.T) {
-	s := startServer(t)
-	o := open(t, Config{URL: s.url()})
+	s := redistest.Start(t)
+	o := open(t, Config{URL: s.URL()})
 	for _, proto := range []int{2, 3} {
 		first := map[int]string{2: "*", 3: ">"}[proto]
 		c := pin(t, o, Group{Proto: proto})
@@ -241,8 +243,8 @@ func TestSubscriptions(t *testing.T) {
 }
 
 func TestMonitor(t *testing.T) {
-	s := startServer(t)
-	o := open(t, Config{URL: s.url()})
+	s := redistest.Start(t)
+	o := open(t, Config{URL: s.URL()})
 	c := pin(t, o, resp2)
 	lines := make(chan string, 100)
 	c.SetPush(func(f []byte, _ *Batch) { lines <- string(f) })
@@ -267,8 +269,8 @@ func TestMonitor(t *testing.T) {
 }
 
 func TestBackpressureAndBigRequests(t *testing.T) {
-	s := startServer(t)
-	o := open(t, Config{URL: s.url()})
+	s := redistest.Start(t)
+	o := open(t, Config{URL: s.URL()})
 	c := sharedConn(t, o, resp2)
 	const senders, each = 8, 40
 	r := newRecorder(senders * each)
@@ -296,8 +298,8 @@ func TestBackpressureAndBigRequests(t *testing.T) {
 }
 
 func TestCallGivesUpWithContext(t *testing.T) {
-	s := startServer(t)
-	o := open(t, Config{URL: s.url()})
+	s := redistest.Start(t)
+	o := open(t, Config{URL: s.URL()})
 	c := pin(t, o, resp2)
 	ctx, cancel := context.WithCancel(context.Background())
 	go func() { blocked(t, o, 1); cancel() }()

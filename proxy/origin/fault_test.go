@@ -7,19 +7,20 @@ import (
 	"net"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
+
+	"nearside/proxy/internal/redistest"
 )
 
 const short = 300 * time.Millisecond
 
 func TestKilledServer(t *testing.T) {
-	s := startServer(t)
-	o := open(t, Config{URL: s.url()})
+	s := redistest.Start(t)
+	o := open(t, Config{URL: s.URL()})
 	c, p := sharedConn(t, o, resp2), pin(t, o, resp2)
 	call(t, c, "PING")
-	s.signal(syscall.SIGSTOP) // so that nothing is answered any more
+	s.Stop() // so that nothing is answered any more
 	const n = 300
 	r := newRecorder(n)
 	for i := range n {
@@ -30,7 +31,7 @@ func TestKilledServer(t *testing.T) {
 	send(t, p, numbered{rp, 0}, 1, "BLPOP", "q", "0")
 	p.Flush()
 	start := time.Now()
-	s.kill()
+	s.Kill()
 	r.wantErrors(t, ErrLost)
 	rp.wantErrors(t, ErrLost)
 	if d := time.Since(start); d > time.Second {
@@ -43,7 +44,7 @@ func TestKilledServer(t *testing.T) {
 		t.Error(err)
 	}
 	o.Unpin(p, true)
-	s.start()
+	s.Restart()
 	var d *Conn
 	eventually(t, func() bool { d, _ = o.Shared(ctxT(t), resp2, 0); return d != nil })
 	if got := call(t, d, "PING"); got != "+PONG\r\n" {
@@ -58,11 +59,11 @@ func TestKilledServer(t *testing.T) {
 }
 
 func TestStoppedServer(t *testing.T) {
-	s := startServer(t)
-	o := open(t, Config{URL: s.url(), Timeout: short})
+	s := redistest.Start(t)
+	o := open(t, Config{URL: s.URL(), Timeout: short})
 	c, p := sharedConn(t, o, resp2), pin(t, o, resp2)
 	call(t, c, "PING")
-	s.signal(syscall.SIGSTOP)
+	s.Stop()
 	r, rp := newRecorder(2), newRecorder(1)
 	start := time.Now()
 	send(t, c, numbered{r, 0}, 1, "PING")
@@ -83,7 +84,7 @@ func TestStoppedServer(t *testing.T) {
 	if d := time.Since(start); d > 2*short {
 		t.Errorf("handshake gave up after %v", d)
 	}
-	s.signal(syscall.SIGCONT)
+	s.Continue()
 	var d2 *Conn
 	eventually(t, func() bool { d2, _ = o.Shared(ctxT(t), resp2, 0); return d2 != nil })
 	call(t, d2, "PING")
@@ -93,10 +94,10 @@ func TestStoppedServer(t *testing.T) {
 }
 
 func TestStuckWrite(t *testing.T) {
-	s := startServer(t)
-	o := open(t, Config{URL: s.url(), Timeout: short})
+	s := redistest.Start(t)
+	o := open(t, Config{URL: s.URL(), Timeout: short})
 	c := sharedConn(t, o, resp2)
-	s.signal(syscall.SIGSTOP)
+	s.Stop()
 	var wg sync.WaitGroup
 	big := AppendCommand(nil, "SET", "k", fill(4<<20))
 	start := time.Now()
@@ -133,8 +134,8 @@ func TestStuckWrite(t *testing.T) {
 
 // A script longer than Timeout: Redis says -BUSY to others from its threshold on.
 func TestLongScriptTimesNobodyOut(t *testing.T) {
-	s := startServer(t, "--busy-reply-threshold", "50")
-	o := open(t, Config{URL: s.url(), Timeout: short})
+	s := redistest.Start(t, "--busy-reply-threshold", "50")
+	o := open(t, Config{URL: s.URL(), Timeout: short})
 	c, other, p := sharedConn(t, o, resp2), sharedConn(t, o, Group{Proto: 3}), pin(t, o, resp2)
 	r := newRecorder(1)
 	start := time.Now()
@@ -160,8 +161,8 @@ func TestLongScriptTimesNobodyOut(t *testing.T) {
 
 // A single command that makes Redis mute for less than Timeout.
 func TestMuteForAWhile(t *testing.T) {
-	s := startServer(t)
-	o := open(t, Config{URL: s.url(), Timeout: 2 * short})
+	s := redistest.Start(t)
+	o := open(t, Config{URL: s.URL(), Timeout: 2 * short})
 	c := sharedConn(t, o, resp2)
 	for range 3 {
 		if got := call(t, c, "DEBUG", "SLEEP", "0.45"); got != "+OK\r\n" {
@@ -174,8 +175,8 @@ func TestMuteForAWhile(t *testing.T) {
 }
 
 func TestSilentSharedConnection(t *testing.T) {
-	s := startServer(t)
-	relay := startRelay(t, s.addr)
+	s := redistest.Start(t)
+	relay := startRelay(t, s.Addr)
 	o := open(t, Config{URL: "redis://" + relay.l.Addr().String(), Timeout: short, Connections: 2})
 	dead := sharedConn(t, o, resp2)
 	live, err := o.Shared(ctxT(t), resp2, 1)
@@ -207,8 +208,8 @@ func TestSilentSharedConnection(t *testing.T) {
 }
 
 func TestBlockedPinnedIsNotTimedOut(t *testing.T) {
-	s := startServer(t)
-	o := open(t, Config{URL: s.url(), Timeout: 100 * time.Millisecond})
+	s := redistest.Start(t)
+	o := open(t, Config{URL: s.URL(), Timeout: 100 * time.Millisecond})
 	p := pin(t, o, resp2)
 	if got := call(t, p, "BLPOP", "q", "1"); got != "*-1\r\n" {
 		t.Fatal(got)
@@ -223,8 +224,8 @@ func TestBlockedPinnedIsNotTimedOut(t *testing.T) {
 
 // An idle origin is asked nothing.
 func TestNoHeartbeatWithoutNeed(t *testing.T) {
-	s := startServer(t)
-	o := open(t, Config{URL: s.url(), Timeout: short})
+	s := redistest.Start(t)
+	o := open(t, Config{URL: s.URL(), Timeout: short})
 	c := sharedConn(t, o, resp2)
 	call(t, c, "PING")
 	for now := o.now(); now < o.now()+int64(10*short); now += int64(short / 10) {

@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"nearside/proxy/internal/redistest"
+
 	"github.com/alicebob/miniredis/v2"
 )
 
@@ -59,9 +61,9 @@ func TestUnreachable(t *testing.T) {
 }
 
 func TestSharedDialsOnce(t *testing.T) {
-	s := startServer(t)
+	s := redistest.Start(t)
 	var ids sync.Map
-	o := open(t, Config{URL: s.url(), Connections: 2, OnConnect: func(id string) { ids.Store(id, true) }})
+	o := open(t, Config{URL: s.URL(), Connections: 2, OnConnect: func(id string) { ids.Store(id, true) }})
 	var wg sync.WaitGroup
 	for i := range 50 {
 		wg.Go(func() {
@@ -93,17 +95,17 @@ func TestSharedDialsOnce(t *testing.T) {
 }
 
 func TestRefused(t *testing.T) {
-	s := startServer(t, "--requirepass", "pw", "--maxclients", "20", "--databases", "4")
-	good := "redis://:pw@" + s.addr
+	s := redistest.Start(t, "--requirepass", "pw", "--maxclients", "20", "--databases", "4")
+	good := "redis://:pw@" + s.Addr
 	for _, tc := range []struct {
 		name, url string
 		group     Group
 		want      string
 	}{
-		{"wrong password", "redis://:bad@" + s.addr, resp2, "WRONGPASS "},
-		{"wrong password, RESP3", "redis://:bad@" + s.addr, Group{Proto: 3}, "WRONGPASS "},
-		{"no password", s.url(), resp2, "NOAUTH "},
-		{"no password, database", s.url(), Group{Proto: 3, DB: 2}, "NOAUTH "},
+		{"wrong password", "redis://:bad@" + s.Addr, resp2, "WRONGPASS "},
+		{"wrong password, RESP3", "redis://:bad@" + s.Addr, Group{Proto: 3}, "WRONGPASS "},
+		{"no password", s.URL(), resp2, "NOAUTH "},
+		{"no password, database", s.URL(), Group{Proto: 3, DB: 2}, "NOAUTH "},
 		{"database", good, Group{Proto: 2, DB: 4}, "ERR DB index is out of range"},
 		{"client's password", good, Group{Proto: 2, User: "ann", Password: "no"}, "WRONGPASS "},
 		{"client's password alone", good, Group{Proto: 3, Password: "no"}, "WRONGPASS "},
@@ -118,7 +120,7 @@ func TestRefused(t *testing.T) {
 	}
 
 	// nearside has no password, its client does.
-	o := open(t, Config{URL: s.url()})
+	o := open(t, Config{URL: s.URL()})
 	c, err := o.Shared(ctxT(t), Group{Proto: 3, DB: 1, User: "default", Password: "pw"}, 0)
 	if err != nil {
 		t.Fatal(err)
@@ -142,8 +144,8 @@ func TestRefused(t *testing.T) {
 }
 
 func TestClientUsers(t *testing.T) {
-	s := startServer(t)
-	o := open(t, Config{URL: s.url()})
+	s := redistest.Start(t)
+	o := open(t, Config{URL: s.URL()})
 	call(t, sharedConn(t, o, resp2), "ACL", "SETUSER", "ann", "on", ">pw", "~*", "+get", "+acl|whoami")
 	for _, proto := range []int{2, 3} {
 		c, err := o.Shared(ctxT(t), Group{Proto: proto, DB: 1, User: "ann", Password: "pw"}, 0) // may neither SELECT nor INFO
@@ -163,8 +165,8 @@ func TestClientUsers(t *testing.T) {
 }
 
 func TestGroupsOfWrongPasswordsAreForgotten(t *testing.T) {
-	s := startServer(t)
-	o := open(t, Config{URL: s.url()})
+	s := redistest.Start(t)
+	o := open(t, Config{URL: s.URL()})
 	sharedConn(t, o, resp2)
 	for _, p := range []string{"a", "b", "c"} {
 		if _, err := o.Shared(ctxT(t), Group{Proto: 2, User: "ann", Password: p}, 0); err == nil {
@@ -180,8 +182,8 @@ func TestGroupsOfWrongPasswordsAreForgotten(t *testing.T) {
 }
 
 func TestUnusedSharedConnectionsOfUsersLeave(t *testing.T) {
-	s := startServer(t)
-	o := open(t, Config{URL: s.url()})
+	s := redistest.Start(t)
+	o := open(t, Config{URL: s.URL()})
 	call(t, sharedConn(t, o, resp2), "ACL", "SETUSER", "ann", "on", ">pw", "+@all", "~*")
 	g := Group{Proto: 2, User: "ann", Password: "pw"}
 	c := sharedConn(t, o, g)
@@ -202,8 +204,8 @@ func TestUnusedSharedConnectionsOfUsersLeave(t *testing.T) {
 }
 
 func TestUnpin(t *testing.T) {
-	s := startServer(t)
-	o := open(t, Config{URL: s.url(), MaxPinned: 2})
+	s := redistest.Start(t)
+	o := open(t, Config{URL: s.URL(), MaxPinned: 2})
 	a := pin(t, o, resp2)
 	pin(t, o, resp2)
 	if _, err := o.Pin(ctxT(t), resp2); !errors.Is(err, ErrTooManyPinned) {
@@ -260,8 +262,8 @@ func pin2(t *testing.T, o *Origin) *Conn {
 func pinFresh(t *testing.T, o *Origin) *Conn { return pin2(t, o) }
 
 func TestIdleAreFew(t *testing.T) {
-	s := startServer(t)
-	o := open(t, Config{URL: s.url()})
+	s := redistest.Start(t)
+	o := open(t, Config{URL: s.URL()})
 	var list []*Conn
 	for range maxIdle + 5 {
 		list = append(list, pin(t, o, resp2))
@@ -275,9 +277,9 @@ func TestIdleAreFew(t *testing.T) {
 }
 
 func TestExpect(t *testing.T) {
-	s := startServer(t)
+	s := redistest.Start(t)
 	var o *Origin
-	o = open(t, Config{URL: s.url()})
+	o = open(t, Config{URL: s.URL()})
 	sh, used, idle := sharedConn(t, o, resp2), pin(t, o, resp2), pin(t, o, resp2)
 	link, err := o.Dial(ctxT(t), Group{Proto: 3}, nil)
 	if err != nil {
@@ -316,17 +318,17 @@ func TestExpect(t *testing.T) {
 }
 
 func TestOnConnectMayExpect(t *testing.T) {
-	s := startServer(t)
+	s := redistest.Start(t)
 	var o *Origin
 	ready := make(chan struct{})
-	o = open(t, Config{URL: s.url(), OnConnect: func(id string) { <-ready; o.Expect(id) }})
+	o = open(t, Config{URL: s.URL(), OnConnect: func(id string) { <-ready; o.Expect(id) }})
 	close(ready)
 	call(t, sharedConn(t, o, resp2), "PING")
 }
 
 func TestUnixSocket(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "r.sock")
-	startServer(t, "--unixsocket", path)
+	redistest.Start(t, "--unixsocket", path)
 	o := open(t, Config{URL: "unix://" + path})
 	call(t, sharedConn(t, o, resp2), "PING")
 	if o.Addr() != path {
@@ -346,8 +348,8 @@ func TestEmbedded(t *testing.T) {
 }
 
 func TestCloseEndsEverything(t *testing.T) {
-	s := startServer(t)
-	o := open(t, Config{URL: s.url()})
+	s := redistest.Start(t)
+	o := open(t, Config{URL: s.URL()})
 	c, p := sharedConn(t, o, resp2), pin(t, o, resp2)
 	call(t, c, "PING")
 	r := newRecorder(2)

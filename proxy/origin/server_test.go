@@ -5,14 +5,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net"
-	"os"
-	"os/exec"
 	"strings"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
 
@@ -20,82 +16,6 @@ import (
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
-
-// server is a real redis-server on a port of its own.
-type server struct {
-	t    testing.TB
-	addr string
-	port string
-	dir  string
-	args []string
-	cmd  *exec.Cmd
-}
-
-func startServer(t testing.TB, args ...string) *server {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	s := &server{t: t, addr: l.Addr().String(), dir: t.TempDir(), args: args}
-	_, s.port, _ = net.SplitHostPort(s.addr)
-	_ = l.Close()
-	s.start()
-	t.Cleanup(s.kill)
-	return s
-}
-
-func (s *server) start() {
-	s.t.Helper()
-	s.cmd = exec.Command("redis-server", append([]string{
-		"--port", s.port, "--bind", "127.0.0.1", "--dir", s.dir, "--save", "", "--appendonly", "no",
-		"--enable-debug-command", "yes", "--logfile", s.dir + "/log",
-	}, s.args...)...)
-	if err := s.cmd.Start(); err != nil {
-		s.t.Fatal(err)
-	}
-	deadline := time.Now().Add(10 * time.Second)
-	for {
-		if s.answers() {
-			return
-		}
-		if time.Now().After(deadline) {
-			log, _ := os.ReadFile(s.dir + "/log")
-			s.t.Fatalf("redis-server does not answer\n%s", log)
-		}
-		time.Sleep(5 * time.Millisecond)
-	}
-}
-
-func (s *server) answers() bool {
-	nc, err := net.DialTimeout("tcp", s.addr, time.Second)
-	if err != nil {
-		return false
-	}
-	defer nc.Close()
-	_ = nc.SetDeadline(time.Now().Add(time.Second))
-	_, _ = io.WriteString(nc, "PING\r\n")
-	b := make([]byte, 1)
-	_, err = io.ReadFull(nc, b)
-	return err == nil && (b[0] == '+' || b[0] == '-')
-}
-
-func (s *server) kill() {
-	if s.cmd != nil {
-		_ = s.cmd.Process.Kill()
-		_ = s.cmd.Wait()
-		s.cmd = nil
-	}
-}
-
-func (s *server) signal(sig syscall.Signal) {
-	s.t.Helper()
-	if err := s.cmd.Process.Signal(sig); err != nil {
-		s.t.Fatal(err)
-	}
-}
-
-func (s *server) url() string { return "redis://" + s.addr }
 
 func open(t testing.TB, cfg Config) *Origin {
 	t.Helper()

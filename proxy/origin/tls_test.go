@@ -14,6 +14,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"nearside/proxy/internal/redistest"
 )
 
 func TestTLS(t *testing.T) {
@@ -44,7 +46,7 @@ func TestTLS(t *testing.T) {
 	addr := l.Addr().String()
 	_, port, _ := net.SplitHostPort(addr)
 	_ = l.Close()
-	startServer(t, "--tls-port", port, "--tls-cert-file", crt, "--tls-key-file", pkey, "--tls-auth-clients", "no", "--tls-ca-cert-file", crt)
+	redistest.Start(t, "--tls-port", port, "--tls-cert-file", crt, "--tls-key-file", pkey, "--tls-auth-clients", "no", "--tls-ca-cert-file", crt)
 
 	o := open(t, Config{URL: "rediss://" + addr + "?skip_verify=true"})
 	c := sharedConn(t, o, Group{Proto: 3, DB: 1})

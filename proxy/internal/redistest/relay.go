@@ -18,7 +18,8 @@ type Relay struct {
 	mu    sync.Mutex
 	conns map[int]*relayed
 	next  int
-	holds []*Held
+	holds []*Held // not matched yet
+	all   []*Held // to be released at the end, whatever the test forgot
 	log   []Event
 	deaf  bool
 	wg    sync.WaitGroup
@@ -67,10 +68,10 @@ func (r *Relay) URL() string { return "redis://" + r.Addr }
 func (r *Relay) close() {
 	_ = r.ln.Close()
 	r.mu.Lock()
-	for _, h := range r.holds {
+	for _, h := range r.all {
 		h.Release()
 	}
-	r.holds = nil
+	r.holds, r.all = nil, nil
 	r.mu.Unlock()
 	r.Cut()
 	r.wg.Wait()
@@ -147,6 +148,7 @@ func (r *Relay) hold(match string, request bool) *Held {
 	h := &Held{Arrived: make(chan struct{}), release: make(chan struct{}), request: request, match: []byte(match)}
 	r.mu.Lock()
 	r.holds = append(r.holds, h)
+	r.all = append(r.all, h)
 	r.mu.Unlock()
 	return h
 }
