@@ -64,8 +64,8 @@ type Config struct {
 	ReplyBuffer int64
 	// Buffers bounds the bytes of requests and replies held for all sessions. Default 128 MiB.
 	Buffers int64
-	// RequestTimeout bounds the time between the first and the last byte of one
-	// request while nothing arrives. Default 60 s.
+	// RequestTimeout closes a client of whose unfinished request neither the rest
+	// nor 16 KiB more have come for so long. Default 60 s.
 	RequestTimeout time.Duration
 	// WriteTimeout bounds the time for which a client takes none of its reply. Default 60 s.
 	WriteTimeout time.Duration

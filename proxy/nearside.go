@@ -27,6 +27,10 @@ var nearsideHelp = []string{
 
 // nearside answers the command that is nearside's own.
 func (s *session) nearside() {
+	if len(s.args) < 2 {
+		s.replyError(errArity("nearside"))
+		return
+	}
 	sub := strings.ToLower(string(s.args[1]))
 	switch {
 	case sub == "help" && len(s.args) == 2:

@@ -41,6 +41,8 @@ type session struct {
 	// Reading.
 	in       []byte // bytes read; in[off:] is not understood yet
 	off      int
+	since    time.Time // the unfinished request has since then grown from
+	mark     int       // this size
 	frames   framer
 	args     [][]byte
 	d        policy.Decision
@@ -87,6 +89,9 @@ type wire struct {
 	conn *origin.Conn
 }
 
+// patientFor is how much of an unfinished request must come within RequestTimeout.
+const patientFor = 16 << 10
+
 // Sizes of the read buffer: what an idle client keeps, and beyond what a
 // larger one is given back. What is larger than inIdle counts as held.
 const (
@@ -128,6 +133,7 @@ func (s *session) read() bool {
 	if s.off > 0 {
 		s.in = s.in[:copy(s.in[:cap(s.in)], s.in[s.off:])]
 		s.off = 0
+		s.since = time.Time{}
 	}
 	if !s.room() {
 		return false
@@ -135,7 +141,10 @@ func (s *session) read() bool {
 	unfinished := len(s.in) > 0
 	switch {
 	case unfinished:
-		s.deadline(s.p.cfg.RequestTimeout)
+		if s.since.IsZero() || len(s.in)-s.mark >= patientFor {
+			s.since, s.mark = time.Now(), len(s.in)
+		}
+		s.deadline(time.Until(s.since.Add(s.p.cfg.RequestTimeout)))
 	case s.p.cfg.IdleTimeout > 0 && !s.subscribed():
 		s.deadline(s.p.cfg.IdleTimeout)
 	}
@@ -161,7 +170,7 @@ func (s *session) read() bool {
 
 func (s *session) deadline(d time.Duration) {
 	var t time.Time
-	if d > 0 {
+	if d != 0 {
 		t = time.Now().Add(d)
 	}
 	// An error means that the connection is gone, which the next Read says.
