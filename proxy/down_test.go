@@ -253,7 +253,7 @@ func TestNothingLeaks(t *testing.T) {
 		},
 		"unread": func(c *redistest.Client) { c.Write(strings.Repeat(redistest.Command("GET", "big"), 50)) },
 		"unread hits": func(c *redistest.Client) {
-			go io.WriteString(c.Conn, strings.Repeat(redistest.Command("GET", "product:big"), 50))
+			go func() { _, _ = io.WriteString(c.Conn, strings.Repeat(redistest.Command("GET", "product:big"), 50)) }()
 		},
 		"blocked":          func(c *redistest.Client) { c.Send("BLPOP", "never", "0"); c.Write(strings.Repeat("PING\r\n", 100)) },
 		"subscribed":       func(c *redistest.Client) { c.Do("SUBSCRIBE", "ch", strings.Repeat("c", 1000)) },

@@ -1,8 +1,10 @@
 package proxy
 
 import (
+	"errors"
 	"io"
 	"net"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -23,7 +25,7 @@ func transcript(t testing.TB, addr, raw string, pieces bool) string {
 	got := make(chan string, 1)
 	go func() {
 		b, err := io.ReadAll(c)
-		if ne, ok := err.(net.Error); ok && ne.Timeout() {
+		if errors.Is(err, os.ErrDeadlineExceeded) {
 			b = append(b, "<never closed>"...)
 		}
 		got <- string(b)

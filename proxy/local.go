@@ -144,6 +144,10 @@ func (s *session) hello() {
 		s.replyError("NOAUTH HELLO must be called with the client already authenticated, otherwise the HELLO AUTH <user> <pass> option can be used to authenticate the client and select the RESP protocol version at the same time")
 		return
 	}
+	if proto != s.proto && s.pushes() {
+		s.replyError("ERR nearside: HELLO cannot change the protocol version of a connection that is subscribed, monitors or tracks; send it before")
+		return
+	}
 	if !s.awaitAnswers() {
 		return
 	}
@@ -190,6 +194,9 @@ func (s *session) unpinDirty() {
 	s.unwatchPin()
 	pin := s.pin
 	s.pin = nil
+	if s.watch { // EXEC must not run as if nothing had been watched
+		s.tx.lost = true
+	}
 	s.track, s.monitor, s.watch = false, false, false
 	s.subs.forget(s)
 	s.p.origin.Unpin(pin.conn, false)

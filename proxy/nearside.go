@@ -34,15 +34,11 @@ func (s *session) nearside() {
 	sub := strings.ToLower(string(s.args[1]))
 	switch {
 	case sub == "help" && len(s.args) == 2:
-		b := redcon.AppendArray(nil, len(nearsideHelp))
-		for _, line := range nearsideHelp {
-			b = redcon.AppendString(b, line)
-		}
-		s.replyRaw(b)
+		s.replyRaw(linesReply(nearsideHelp))
 	case sub == "stats" && len(s.args) == 2:
-		s.replyRaw(textReply(s.proto, s.p.infoText()+s.p.rulesText()))
+		s.replyRaw(linesReply(strings.Split(strings.TrimSpace(s.p.infoText()+s.p.rulesText()), "\r\n")))
 	case sub == "explain" && len(s.args) == 3:
-		s.replyRaw(textReply(s.proto, s.explain(s.args[2])))
+		s.replyRaw(linesReply(s.explain(s.args[2])))
 	case sub == "flush" && len(s.args) <= 3:
 		s.flushCache()
 	case sub == "help" || sub == "stats" || sub == "explain" || sub == "flush":
@@ -50,6 +46,15 @@ func (s *session) nearside() {
 	default:
 		s.replyError(errUnknownSub("nearside", string(s.args[1])))
 	}
+}
+
+// linesReply encodes lines for people, as Redis's HELP subcommands do.
+func linesReply(lines []string) []byte {
+	b := redcon.AppendArray(nil, len(lines))
+	for _, line := range lines {
+		b = redcon.AppendString(b, line)
+	}
+	return b
 }
 
 // flushCache is NEARSIDE FLUSH [pattern]. It forgets at least what the pattern
@@ -89,13 +94,13 @@ func literalPrefix(pattern []byte) string {
 }
 
 // explain says what nearside makes of a key.
-func (s *session) explain(key []byte) string {
+func (s *session) explain(key []byte) []string {
 	p := s.p
 	now := clockNow()
 	db := p.rules.DBOf(key, s.db)
 	rule := p.rules.Match(key)
-	var b strings.Builder
-	line := func(name string, value any) { fmt.Fprintf(&b, "%s:%v\r\n", name, value) }
+	var lines []string
+	line := func(name string, value any) { lines = append(lines, fmt.Sprintf("%s:%v", name, value)) }
 	line("session_db", s.db)
 	line("redis_db", db)
 	cacheable := false
@@ -115,17 +120,17 @@ func (s *session) explain(key []byte) string {
 		line("route", "passed to Redis")
 	}
 	if !cacheable {
-		return b.String()
+		return lines
 	}
 	switch {
 	case s.user != "":
 		line("route", "passed to Redis: only reads of nearside's own user are cached")
 		line("reason", bypassUser)
-		return b.String()
+		return lines
 	case s.pinsData():
 		line("route", "passed to Redis on the session's own connection: WATCH or CLIENT TRACKING is in force")
 		line("reason", bypassPinned)
-		return b.String()
+		return lines
 	}
 	bound, known := p.link.Bound(now)
 	if known {
@@ -136,13 +141,13 @@ func (s *session) explain(key []byte) string {
 	if v := p.link.Verdict(now); v != link.OK && v != link.Fenced {
 		line("route", "passed to Redis: the near cache cannot prove that it is fresh")
 		line("reason", v)
-		return b.String()
+		return lines
 	}
 	e, miss := p.l1.Get(s.cacheID(db, "get", [][]byte{key}), key, rule.ID, now)
 	if miss != l1.Hit {
 		line("route", "fetched from Redis for the near cache")
 		line("reason", miss)
-		return b.String()
+		return lines
 	}
 	line("route", "answered from the near cache")
 	line("reason", "hit")
@@ -150,5 +155,5 @@ func (s *session) explain(key []byte) string {
 	line("expires_in_ms", (e.Deadline-now)/int64(time.Millisecond))
 	line("bytes", len(e.Reply))
 	line("negative", e.Negative)
-	return b.String()
+	return lines
 }

@@ -203,6 +203,9 @@ func (s *session) blockedAway() bool { return s.gone }
 
 // startMonitor makes the session a monitor: from its OK on the origin sends lines.
 func (s *session) startMonitor(raw []byte) {
+	if s.monitor { // Redis does not answer a second one
+		return
+	}
 	if err := s.acquire(s.d.DB); err != nil {
 		s.replyOriginError(err)
 		return

@@ -136,8 +136,10 @@ func (s *session) inTransaction(raw []byte) {
 		t.lost = true
 	}
 	switch {
-	case name == "exec":
+	case name == "exec": // with a wrong number of arguments as well: Redis aborts then
 		s.exec(raw)
+	case (name == "discard" || name == "multi" || name == "watch" || name == "reset") && !d.Cmd.ArityOK(len(s.args)):
+		s.abortLater(errArity(name), true) // Redis stays in MULTI
 	case name == "discard":
 		s.discard(raw)
 	case name == "multi":
@@ -220,11 +222,19 @@ func (s *session) queueSelect(raw []byte) {
 		s.sendPinned(s.slot(), -1, raw, 1)
 		return
 	}
+	if err := s.p.databaseExists(s, n); err != nil { // EXEC will say so, and the database stays
+		s.tx.special(txItem{own: appendError(nil, s.p.originError(err))})
+		s.replyString(replyQueued)
+		return
+	}
 	s.db = n
 	s.pin.db = n
 	s.tx.plain()
 	s.sendPinned(s.slot(), -1, raw, 1)
 }
+
+// txItemBytes is what a txItem takes beside its reply, spare room of the slice included.
+const txItemBytes = 128
 
 // queueLocal answers QUEUED and keeps nearside's own reply for EXEC.
 func (s *session) queueLocal(raw []byte) {
@@ -237,8 +247,13 @@ func (s *session) queueLocal(raw []byte) {
 		return
 	}
 	own := s.capture(raw)
-	s.keep(len(own))
-	s.tx.kept += len(own)
+	n := len(own) + txItemBytes
+	if !s.p.budget.reserve(s, int64(n)) {
+		s.abortLater(errBusyBuffers, true)
+		return
+	}
+	s.kept += int64(n)
+	s.tx.kept += n
 	s.tx.special(txItem{own: own})
 	s.replyString(replyQueued)
 }

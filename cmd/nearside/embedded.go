@@ -6,6 +6,7 @@ import (
 	"net"
 
 	"github.com/alicebob/miniredis/v2"
+	"github.com/alicebob/miniredis/v2/server"
 
 	"nearside/proxy"
 )
@@ -18,6 +19,15 @@ func startEmbedded(cfg *proxy.Config) (stop func(), err error) {
 		return nil, fmt.Errorf("the embedded Redis did not start: %w", err)
 	}
 	m.ClockTTL(true) // or TTLs would stand still
+	// miniredis answers COMMAND DOCS with the list of all commands, at which an
+	// interactive redis-cli aborts; by an error it goes on with COMMAND.
+	m.Server().SetPreHook(func(c *server.Peer, cmd string, args ...string) bool {
+		if cmd != "COMMAND" || len(args) == 0 {
+			return false
+		}
+		c.WriteError("ERR unknown subcommand '" + args[0] + "'. Try COMMAND HELP.")
+		return true
+	})
 	cfg.Redis = "redis://" + m.Addr()
 	cfg.Embedded = true
 	return m.Close, nil

@@ -122,7 +122,7 @@ func serve(s *settings, embedded bool, stdout, stderr io.Writer) error {
 // its stated bound: 2×memory and 256 MiB (or more, with larger buffers). GOMEMLIMIT overrides it.
 func limitMemory(memory, buffers int64) {
 	if os.Getenv("GOMEMLIMIT") == "" {
-		const others = 96 * miB // stacks, sessions, and what the collector is late with
+		const others = 64 * miB // stacks, sessions, and what the collector is late with
 		debug.SetMemoryLimit(2*memory + buffers + others)
 	}
 }
