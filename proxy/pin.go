@@ -163,6 +163,7 @@ const maxBehindBlock = 64 << 10
 // awaitBlocked waits for the answer of a blocking command and watches the
 // client meanwhile. What the client sends in advance is kept.
 func (s *session) awaitBlocked() {
+	s.deadline(0) // idle_timeout is not for those who wait
 	q := &s.q
 	for {
 		q.mu.Lock()

@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -181,10 +182,14 @@ func (p *process) warm(keys ...string) {
 // dial opens a connection that nobody reads.
 func (p *process) dial() net.Conn {
 	p.t.Helper()
-	c, err := net.Dial("unix", strings.TrimPrefix(p.addr, "unix:"))
-	if err != nil {
-		p.t.Fatal(err)
-	}
+	var c net.Conn
+	p.eventually("a place in the listener's queue", func() bool {
+		var err error
+		if c, err = net.Dial("unix", strings.TrimPrefix(p.addr, "unix:")); err != nil && !errors.Is(err, syscall.EAGAIN) {
+			p.t.Fatal(err)
+		}
+		return err == nil
+	})
 	p.mu.Lock()
 	p.conns = append(p.conns, c)
 	p.mu.Unlock()

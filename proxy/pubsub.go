@@ -1,33 +1,54 @@
 package proxy
 
 import (
-	"maps"
 	"strings"
 
 	"nearside/policy"
 )
 
-// subscriptions are what the session listens to, as far as its reader has sent it.
+// subscriptions are what the session listens to, as Redis has confirmed it.
 type subscriptions struct {
-	channels, patterns, shards map[string]struct{}
+	channels, patterns, shards names
 
 	kept int // bytes counted for them
 }
 
-// weigh counts the names anew.
-func (u *subscriptions) weigh(s *session) {
-	n := 0
-	for _, set := range []map[string]struct{}{u.channels, u.patterns, u.shards} {
-		for name := range set {
-			n += len(name) + nameBytes
-		}
-	}
-	s.keep(n - u.kept)
-	u.kept = n
-}
+// names is a set of channels or patterns.
+type names map[string]struct{}
 
 // nameBytes is about what a name takes beside its own bytes.
 const nameBytes = 32
+
+// change adds the names to a set, or with un takes them out (all without any
+// name), and returns by how many bytes the set has grown.
+func (n *names) change(un bool, list [][]byte) (bytes int) {
+	if *n == nil {
+		*n = names{}
+	}
+	if un && len(list) == 0 {
+		for name := range *n {
+			bytes -= len(name) + nameBytes
+		}
+		clear(*n)
+	}
+	for _, name := range list {
+		_, has := (*n)[string(name)]
+		switch {
+		case un && has:
+			delete(*n, string(name))
+			bytes -= len(name) + nameBytes
+		case !un && !has:
+			(*n)[string(name)] = struct{}{}
+			bytes += len(name) + nameBytes
+		}
+	}
+	return bytes
+}
+
+func (u *subscriptions) keep(s *session, bytes int) {
+	u.kept += bytes
+	s.keep(bytes)
+}
 
 func (u *subscriptions) forget(s *session) {
 	s.keep(-u.kept)
@@ -42,7 +63,7 @@ func (s *session) subscribed() bool { return s.subs.count() > 0 }
 func (s *session) inPubSub() bool { return s.proto == 2 && s.subscribed() }
 
 // set returns the set that a command works on.
-func (u *subscriptions) set(name string) *map[string]struct{} {
+func (u *subscriptions) set(name string) *names {
 	switch name {
 	case "psubscribe", "punsubscribe":
 		return &u.patterns
@@ -88,20 +109,6 @@ func (s *session) subscribe(raw []byte) {
 		s.replyOriginError(err)
 		return
 	}
-	if *set == nil {
-		*set = map[string]struct{}{}
-	}
-	before := maps.Clone(*set)
-	if un && len(s.args) == 1 {
-		clear(*set)
-	}
-	for _, ch := range s.args[1:] {
-		if un {
-			delete(*set, string(ch))
-		} else {
-			(*set)[string(ch)] = struct{}{}
-		}
-	}
 	if s.proto == 2 {
 		s.pin.conn.SetSubscribed(true)
 	}
@@ -112,7 +119,7 @@ func (s *session) subscribe(raw []byte) {
 	sl := s.slot()
 	sl.finish = func(_ *slot, b []byte, err error) []byte {
 		if err != nil {
-			return appendError(nil, s.p.originError(err))
+			b = appendError(nil, s.p.originError(err))
 		}
 		refused = b[0] == '-'
 		return b
@@ -122,10 +129,9 @@ func (s *session) subscribe(raw []byte) {
 	if !s.awaitAnswers() {
 		return
 	}
-	if refused {
-		*set = before
+	if !refused {
+		s.subs.keep(s, set.change(un, s.args[1:]))
 	}
-	s.subs.weigh(s)
 	if !s.subscribed() { // the connection may go back
 		s.pin.conn.SetSubscribed(false)
 		if !s.pushes() {
