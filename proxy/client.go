@@ -94,6 +94,10 @@ func (s *session) setInfo(raw []byte) {
 		s.replyError(errLongName)
 		return
 	}
+	if !validName(s.args[3]) {
+		s.replyError("ERR " + strings.ToLower(string(s.args[2])) + " cannot contain spaces, newlines or special characters.")
+		return
+	}
 	switch value := string(s.args[3]); strings.ToLower(string(s.args[2])) {
 	case "lib-name":
 		s.libName = value
@@ -126,6 +130,7 @@ func (s *session) setReply() {
 type seen struct {
 	name, user, lib, ver, laddr, addr string
 	db, proto                         int
+	pubsub                            bool
 }
 
 // publish lets other sessions see the current state.
@@ -135,7 +140,7 @@ func (s *session) publish() {
 		user = s.p.origin.User()
 	}
 	s.public.Store(&seen{
-		name: s.name, user: user, lib: s.libName, ver: s.libVer, db: s.db, proto: s.proto,
+		name: s.name, user: user, lib: s.libName, ver: s.libVer, db: s.db, proto: s.proto, pubsub: s.subscribed(),
 		addr: addrString(s.conn.RemoteAddr()), laddr: addrString(s.conn.LocalAddr()),
 	})
 }
@@ -161,12 +166,9 @@ func (s *session) listClients() {
 	if rest := s.args[2:]; len(rest) > 0 {
 		switch {
 		case foldEqual(rest[0], "type") && len(rest) == 2:
-			normal := foldEqual(rest[1], "normal")
-			if !normal && !foldEqual(rest[1], "pubsub") && !foldEqual(rest[1], "master") && !foldEqual(rest[1], "replica") && !foldEqual(rest[1], "slave") {
-				s.replyError("ERR Unknown client type '" + string(rest[1]) + "'")
+			if keep = s.ofType(rest[1]); keep == nil {
 				return
 			}
-			keep = func(*session) bool { return normal }
 		case foldEqual(rest[0], "id") && len(rest) > 1:
 			var ids []uint64
 			for _, a := range rest[1:] {
@@ -192,6 +194,21 @@ func (s *session) listClients() {
 		}
 	}
 	s.replyRaw(textReply(s.proto, text.String()))
+}
+
+// ofType is the filter for a client type; nil, with the error answered, for a
+// type that does not exist. Replicas and masters are not nearside's clients.
+func (s *session) ofType(word []byte) func(*session) bool {
+	switch strings.ToLower(string(word)) {
+	case "normal":
+		return func(o *session) bool { v := o.public.Load(); return v == nil || !v.pubsub }
+	case "pubsub":
+		return func(o *session) bool { v := o.public.Load(); return v != nil && v.pubsub }
+	case "master", "replica", "slave":
+		return func(*session) bool { return false }
+	}
+	s.replyError("ERR Unknown client type '" + string(word) + "'")
+	return nil
 }
 
 // killClients is CLIENT KILL addr, and CLIENT KILL with the filters ID, ADDR,
@@ -230,7 +247,11 @@ func (s *session) killClients() {
 		case foldEqual(args[i], "user"):
 			filters = append(filters, func(o *session) bool { v := o.public.Load(); return v != nil && v.user == value })
 		case foldEqual(args[i], "type"):
-			filters = append(filters, func(*session) bool { return value == "normal" })
+			filter := s.ofType(args[i+1])
+			if filter == nil {
+				return
+			}
+			filters = append(filters, filter)
 		case foldEqual(args[i], "skipme") && (foldEqual(args[i+1], "yes") || foldEqual(args[i+1], "no")):
 			skipMe = foldEqual(args[i+1], "yes")
 		default:

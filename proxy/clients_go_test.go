@@ -23,6 +23,7 @@ import (
 // goRedis is a go-redis client under test: what it is connected to, and how.
 type goRedis struct {
 	*redis.Client
+	t      *testing.T
 	origin *redistest.Server
 	n      *nearside
 	db     int // of its connections
@@ -62,7 +63,7 @@ func (c goRedis) there(t *testing.T, key string) string {
 func TestGoRedis(t *testing.T) {
 	tests := []struct {
 		name string
-		run  func(*testing.T, goRedis)
+		run  func(goRedis)
 	}{
 		{"pool", testGoPool},
 		{"pipeline", testGoPipeline},
@@ -96,7 +97,7 @@ func TestGoRedis(t *testing.T) {
 						})
 						origin.Do("FLUSHALL")
 						n.awaitFlush()
-						test.run(t, goRedis{client, origin, n, db})
+						test.run(goRedis{client, t, origin, n, db})
 					})
 				}
 			})
@@ -140,7 +141,8 @@ func mustBe[T comparable](t *testing.T, what string, got T, err error, want T) {
 	}
 }
 
-func testGoPool(t *testing.T, c goRedis) {
+func testGoPool(c goRedis) {
+	t := c.t
 	ctx := c.goContext(t)
 	name, err := c.ClientGetName(ctx).Result()
 	mustBe(t, "CLIENT GETNAME", name, err, "go-redis")
@@ -187,7 +189,8 @@ func testGoPool(t *testing.T, c goRedis) {
 	})
 }
 
-func testGoPipeline(t *testing.T, c goRedis) {
+func testGoPipeline(c goRedis) {
+	t := c.t
 	ctx := c.goContext(t)
 	const pairs = 500
 	var got []*redis.StringCmd
@@ -238,7 +241,8 @@ func testGoPipeline(t *testing.T, c goRedis) {
 	}
 }
 
-func testGoTxPipeline(t *testing.T, c goRedis) {
+func testGoTxPipeline(c goRedis) {
+	t := c.t
 	ctx := c.goContext(t)
 	if _, err := c.Get(ctx, "product:tx").Result(); !errors.Is(err, redis.Nil) {
 		t.Fatal(err)
@@ -277,7 +281,8 @@ func testGoTxPipeline(t *testing.T, c goRedis) {
 
 // testGoWatch is optimistic locking under contention, on keys of one database
 // and of the other: WATCH, GET, MULTI, SET, EXEC, and again if somebody was faster.
-func testGoWatch(t *testing.T, c goRedis) {
+func testGoWatch(c goRedis) {
+	t := c.t
 	ctx := c.goContext(t)
 	const workers, each = 8, 25
 	var lost atomic.Int64
@@ -352,7 +357,8 @@ func testGoWatch(t *testing.T, c goRedis) {
 	mustBe(t, "balance:shared at the origin", c.there(t, "balance:shared"), nil, "won")
 }
 
-func testGoScan(t *testing.T, c goRedis) {
+func testGoScan(c goRedis) {
+	t := c.t
 	ctx := c.goContext(t)
 	want := map[string][]string{}
 	_, err := c.Pipelined(ctx, func(p redis.Pipeliner) error {
@@ -431,10 +437,11 @@ func sameKeys(t *testing.T, what string, seen map[string]bool, err error, want [
 	}
 }
 
-func testGoSubscribe(t *testing.T, c goRedis) {
+func testGoSubscribe(c goRedis) {
+	t := c.t
 	ctx := c.goContext(t)
 	sub := c.Subscribe(ctx, "news", "weather")
-	defer sub.Close()
+	t.Cleanup(func() { _ = sub.Close() }) // closed twice if all is well
 	expect := func(want string) {
 		t.Helper()
 		m, err := sub.ReceiveTimeout(ctx, 10*time.Second)
@@ -508,7 +515,8 @@ func testGoSubscribe(t *testing.T, c goRedis) {
 }
 
 // testGoBLPop lets several clients wait; each element goes to exactly one.
-func testGoBLPop(t *testing.T, c goRedis) {
+func testGoBLPop(c goRedis) {
+	t := c.t
 	ctx := c.goContext(t)
 	for _, key := range []string{"stats:queue", "queue"} {
 		const waiters = 6
@@ -555,7 +563,8 @@ func testGoBLPop(t *testing.T, c goRedis) {
 	}
 }
 
-func testGoScript(t *testing.T, c goRedis) {
+func testGoScript(c goRedis) {
+	t := c.t
 	ctx := c.goContext(t)
 	for _, key := range []string{"lock:s", "balance:s"} {
 		script := redis.NewScript("-- " + t.Name() + key + "\n" + `local n = redis.call("incrby", KEYS[1], ARGV[1]); return {n, "of", KEYS[1]}`)
@@ -607,7 +616,8 @@ func testGoScript(t *testing.T, c goRedis) {
 
 // testGoDeadline lets calls run out of time: go-redis closes the connection, and
 // nothing that it still owed may answer somebody else's request.
-func testGoDeadline(t *testing.T, c goRedis) {
+func testGoDeadline(c goRedis) {
+	t := c.t
 	ctx := c.goContext(t)
 	for i := range 20 {
 		short, cancel := context.WithTimeout(ctx, 2*time.Millisecond)
@@ -637,7 +647,11 @@ func TestRedsync(t *testing.T) {
 			origin := redistest.Start(t)
 			n := start(t, origin, nil)
 			client := redis.NewClient(&redis.Options{Addr: n.addr, Protocol: proto, PoolSize: 30, ContextTimeoutEnabled: true})
-			defer client.Close()
+			t.Cleanup(func() {
+				if err := client.Close(); err != nil {
+					t.Error(err)
+				}
+			})
 			ctx, cancel := context.WithTimeout(t.Context(), 60*time.Second)
 			defer cancel()
 			locks := redsync.New(redsyncredis.NewPool(client))

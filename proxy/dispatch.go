@@ -46,7 +46,7 @@ func (s *session) dispatch(raw []byte) {
 			s.cached(raw)
 		}
 	case policy.RoutePass:
-		if s.pinsData() {
+		if s.pinsData() || s.subscribed() && publishes(d.Cmd) {
 			s.forwardPinned(raw)
 		} else {
 			s.forward(raw)
@@ -74,6 +74,12 @@ func (s *session) refuseUnauthed() {
 	default:
 		s.replyError(errNoAuth)
 	}
+}
+
+// publishes tells whether a command sends messages: a subscriber's own come to it
+// before the reply, which only one connection can keep in order.
+func publishes(c *policy.Command) bool {
+	return c != nil && (c.Name == "publish" || c.Name == "spublish")
 }
 
 // decide asks policy, and the origin about a command that policy has never heard of.

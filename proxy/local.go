@@ -50,6 +50,10 @@ func (s *session) answerLocal(raw []byte) {
 		// The table says local and no case here does: pass it on rather than lose it.
 		s.forward(raw)
 	}
+	switch d.Cmd.Name {
+	case "select", "hello", "auth", "reset", "client|setname", "client|setinfo":
+		s.publish()
+	}
 }
 
 func allowedUnauthed(c *policy.Command) bool {
@@ -244,10 +248,13 @@ func (s *session) authenticate(user, pass string, args [][]byte) string {
 		p.m.authFailures.Inc()
 		return strings.TrimPrefix(strings.TrimRight(string(b), "\r\n"), "-")
 	}
-	s.authed = true
 	if user == p.origin.User() {
 		user, pass = "", ""
 	}
+	if (user != s.user || pass != s.pass) && s.pushes() {
+		return "ERR nearside: AUTH as another user is not possible while subscribed, monitoring or tracking; RESET first"
+	}
+	s.authed = true
 	if user != s.user || pass != s.pass {
 		s.user, s.pass = user, pass
 		s.forgetWires()
@@ -284,10 +291,14 @@ func (p *Proxy) databaseExists(s *session, n int) error {
 	if _, ok := p.databases.Load(n); ok {
 		return nil
 	}
+	if most := p.missing.Load(); most > 0 && int64(n) >= most {
+		return &origin.RefusedError{Line: errDBIndex}
+	}
 	c, err := p.origin.Pin(p.ctx, s.group(n, false))
 	if err != nil {
 		var refused *origin.RefusedError
 		if errors.As(err, &refused) && strings.Contains(refused.Line, "out of range") {
+			p.missing.Store(int64(n)) // they are numbered without gaps
 			return &origin.RefusedError{Line: errDBIndex}
 		}
 		return err

@@ -49,7 +49,8 @@ type Proxy struct {
 	server    atomic.Pointer[serverFacts]
 	unknown   sync.Map // command names that the origin does not know either
 	unknowns  atomic.Int32
-	databases sync.Map // int: databases that the origin has
+	databases sync.Map     // int: databases that the origin has
+	missing   atomic.Int64 // the smallest number of one that it has not; 0: not known
 
 	nextID    atomic.Uint64
 	clients   atomic.Int64
@@ -256,6 +257,8 @@ func (p *Proxy) met(runID string) {
 func (p *Proxy) linkUp(runID string) {
 	p.origin.Expect(runID)
 	p.server.Store(nil)
+	p.databases.Clear()
+	p.missing.Store(0)
 	// Without the server's version hash reads are simply not cached yet.
 	p.wg.Go(func() { _, _ = p.facts() })
 }

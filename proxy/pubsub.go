@@ -131,6 +131,7 @@ func (s *session) subscribe(raw []byte) {
 	}
 	if !refused {
 		s.subs.keep(s, set.change(un, s.args[1:]))
+		s.publish()
 	}
 	if !s.subscribed() { // the connection may go back
 		s.pin.conn.SetSubscribed(false)
