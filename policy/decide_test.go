@@ -257,7 +257,8 @@ func TestDecideKeepsWhatTheRuleNames(t *testing.T) {
 	}
 	p.SetHashFieldTTL(false)
 	var d Decision
-	if p.Decide(&d, 0, split("HGET p:1 f")); d.Route != RouteCache {
+	p.Decide(&d, 0, split("HGET p:1 f"))
+	if d.Route != RouteCache {
 		t.Errorf("HGET where fields cannot expire: %s", routeNames[d.Route])
 	}
 }

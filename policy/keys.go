@@ -128,7 +128,7 @@ func (s *keySpec) appendCounted(dst []Key, args [][]byte, noneOK bool) ([]Key, b
 		return dst, false
 	}
 	n, ok := count(args[s.first])
-	if !ok || n == 0 && !noneOK || n > len(args)-s.first-1 {
+	if !ok || n == 0 && !noneOK || n >= len(args)-s.first {
 		return dst, false
 	}
 	for pos := s.first + 1; pos <= s.first+n; pos++ {

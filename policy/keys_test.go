@@ -137,14 +137,15 @@ func TestKeysAgainstRedis(t *testing.T) {
 				n += round % 8
 			}
 			for len(req) < n {
-				if strings.HasPrefix(name, "georadius") { // Redis's own search is lost in nonsense here
+				switch {
+				case strings.HasPrefix(name, "georadius"): // Redis's own search is lost in nonsense here
 					req = append(req, fmt.Sprint("a", len(req)))
 					if len(req) == n {
 						req = append(req, geoTails[round%len(geoTails)]...)
 					}
-				} else if rounds > 4 {
+				case rounds > 4:
 					req = append(req, vocabulary[rng.IntN(len(vocabulary))])
-				} else {
+				default:
 					req = append(req, fmt.Sprint("a", len(req)))
 				}
 			}

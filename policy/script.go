@@ -163,7 +163,7 @@ func (a *analysis) binding() (name string, n int) {
 	if a.peek(0).isName("for") && a.peek(1).kind == tokenName && a.peek(2).isSign(',') && a.peek(3).kind == tokenName &&
 		a.peek(4).isName("in") && (a.peek(5).isName("ipairs") || a.peek(5).isName("pairs")) &&
 		a.peek(6).isSign('(') && a.peek(7).isName("KEYS") && a.peek(8).isSign(')') && a.peek(9).isName("do") {
-		if string(a.peek(1).text) == string(a.peek(3).text) || reserved(string(a.peek(1).text)) {
+		if bytes.Equal(a.peek(1).text, a.peek(3).text) || reserved(string(a.peek(1).text)) {
 			return "", 0
 		}
 		return string(a.peek(3).text), 10

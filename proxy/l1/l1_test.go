@@ -1,6 +1,7 @@
 package l1
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"strings"
@@ -83,7 +84,7 @@ func TestEntryKeepsWhatItWasGiven(t *testing.T) {
 		if miss != Hit {
 			t.Fatal(miss)
 		}
-		if string(e.Reply) != "$1\r\nx\r\n" || string(e.Key()) != key || string(e.ID()) != string(id) ||
+		if string(e.Reply) != "$1\r\nx\r\n" || string(e.Key()) != key || !bytes.Equal(e.ID(), id) ||
 			e.Rule != 2 || e.Stored != now || e.Deadline != far || !e.Negative || e.Bytes() != cost {
 			t.Errorf("%+v", e)
 		}
@@ -409,7 +410,7 @@ func TestFlightIsJoined(t *testing.T) {
 	f.Finish([]byte("reply"), failed)
 	f.Finish([]byte("again"), nil)
 	for _, w := range []*waiter{&b, &d} {
-		if w.calls != 1 || w.reply != "reply" || w.err != failed {
+		if w.calls != 1 || w.reply != "reply" || !errors.Is(w.err, failed) {
 			t.Errorf("%+v", w)
 		}
 	}

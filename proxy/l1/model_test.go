@@ -98,12 +98,12 @@ func TestModelInvalidations(t *testing.T) {
 	model(t, func(c *Cache, o *origin, r *rand.Rand, k int) {
 		v := o.value[k].Add(1)
 		perhaps(r)
-		switch n := r.IntN(20); {
-		case n == 0:
+		switch r.IntN(20) {
+		case 0:
 			c.InvalidateAll()
-		case n == 1:
+		case 1:
 			c.InvalidateRule(1)
-		case n == 2:
+		case 2:
 			c.Suspend()
 			c.Invalidate(fmt.Append(nil, "k", k))
 			c.Resume()

@@ -251,12 +251,12 @@ func (h *harness) answering(c *fakeConn, roundTrip time.Duration) (stop func()) 
 }
 
 func healthy(args string) string {
-	switch {
-	case args == "PING":
+	switch args {
+	case "PING":
 		return pong
-	case args == "ROLE":
+	case "ROLE":
 		return master
-	case args == "INFO commandstats":
+	case "INFO commandstats":
 		return stats("cmdstat_info:calls=5,usec=1")
 	}
 	return "+OK\r\n"

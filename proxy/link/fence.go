@@ -34,6 +34,11 @@ func (l *Link) Wait(timeout time.Duration) bool {
 	need := l.need.Load()
 	start := time.Now()
 	var timer *time.Timer
+	defer func() {
+		if timer != nil {
+			timer.Stop()
+		}
+	}()
 	for {
 		// Before looking, so that whatever changes after the look closes it.
 		woken := l.wake()
@@ -52,7 +57,6 @@ func (l *Link) Wait(timeout time.Duration) bool {
 		left = min(left, time.Duration(until-now)+1)
 		if timer == nil {
 			timer = time.NewTimer(left)
-			defer timer.Stop()
 		} else {
 			timer.Reset(left)
 		}

@@ -176,7 +176,6 @@ func TestBoundIsFromSendTime(t *testing.T) {
 		}
 
 		second := h.next(c, "PING")
-		sent = h.now()
 		time.Sleep(staleness - time.Millisecond) // the first proof runs out meanwhile
 		h.verdict(Stale)
 		second.reply(pong) // late, so it proves what was true a second ago
@@ -254,7 +253,7 @@ func TestHalfOpen(t *testing.T) {
 		lost := time.Now()
 		time.Sleep(staleness)
 		h.verdict(OK)
-		time.Sleep(1)
+		time.Sleep(1 * time.Nanosecond)
 		h.verdict(Stale)
 		<-c.done
 		if took := time.Since(lost); took != 3*time.Second {
