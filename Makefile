@@ -8,11 +8,12 @@ SHELL       := bash
 GO      ?= go
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
 
-# Arguments: make run ARGS='-config FILE', make fuzz FUZZTIME=1m, make bench BENCH=Hit
+# Arguments: make run ARGS='-config FILE', make fuzz FUZZTIME=1m, make bench BENCH=Hit, make diff SECONDS=600
 ARGS     ?=
 FUZZTIME ?= 10s
 BENCH    ?= .
 TIMEOUT  ?= 10m
+SECONDS  := 60
 PKG      ?= ./...
 
 GOLANGCI_VERSION := v2.15.0
@@ -36,6 +37,10 @@ run: build ## build and start it on an embedded Redis (or with ARGS)
 test: deps ## all tests, with -race, against real redis-server processes
 	$(GO) vet $(PKG)
 	$(GO) test -race -timeout $(TIMEOUT) $(PKG)
+
+.PHONY: diff
+diff: deps ## random commands at Redis and through nearside, compared for SECONDS
+	NEARSIDE_DIFF_SECONDS=$(SECONDS) $(GO) test -race -timeout 0 -count 1 -v -run DifferentialRandom ./proxy
 
 .PHONY: lint
 lint: $(GOLANGCI) ## golangci-lint, formatting and import arrows included
@@ -62,8 +67,8 @@ bench: ## the Go benchmarks (BENCH is a pattern)
 	$(GO) test -run '^$$' -bench '$(BENCH)' -benchmem $(PKG)
 
 .PHONY: deps
-deps: ## install redis-server, node, a C compiler (for -race), the npm clients
-	@.ci/deps redis-server node npm cc
+deps: ## install redis-server, node, a C compiler (for -race), redis-py, the npm clients
+	@.ci/deps redis-server node npm cc redis-py
 	@if [ -f $(CLIENTS)/package.json ]; then $(MAKE) -s --no-print-directory $(CLIENTS)/node_modules/.installed; fi
 
 $(CLIENTS)/node_modules/.installed: $(wildcard $(CLIENTS)/package.json $(CLIENTS)/package-lock.json)

@@ -203,6 +203,9 @@ func (p *Policy) Decide(d *Decision, sessionDB int, args [][]byte) {
 		return
 	case c.route == RouteRefused:
 		d.refuse(c.refusal)
+		if !c.ArityOK(len(args)) {
+			d.Err = "ERR wrong number of arguments for '" + c.Name + "' command"
+		}
 		return
 	case c.route == RouteLocal:
 		d.Route = RouteLocal

@@ -73,7 +73,7 @@ func TestDecide(t *testing.T) {
 		{0, "MGET x y", "pass db0"},
 		{1, "MGET product:1 x", "pass db1"},
 		{0, "TTL product:1", "pass db1"},
-		{0, "PFCOUNT product:1", "pass db1"},
+		{0, "PFCOUNT product:1", "pass db1 W"},
 		{0, "SRANDMEMBER product:1", "pass db1"},
 		{0, "SSCAN product:1 0", "pass db1"},
 		{0, "XREAD STREAMS product:1 0", "pass db1"},

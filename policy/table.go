@@ -65,7 +65,7 @@ setbit                         4 write,denyoom                                w1
 
 # HyperLogLogs
 pfadd                         -2 write,denyoom,fast                           w1          -
-pfcount                       -2 readonly                                     r1..-1      -
+pfcount                       -2 readonly                                     w1..-1      -
 pfdebug                        3 write,denyoom,admin                          w2          -
 pfmerge                       -2 write,denyoom                                w1,r2..-1   -
 pfselftest                     1 admin                                        -           -

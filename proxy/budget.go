@@ -1,19 +1,32 @@
 package proxy
 
 import (
+	"runtime"
 	"sync"
 	"sync/atomic"
+	"time"
 )
 
 // budget bounds the bytes that requests and replies of all sessions take.
 // Small amounts are counted too, so the sum is what sessions really hold.
+//
+// Large requests on their way to Redis, and replies on their way from it, are
+// no session's while they last: they are in transit. A request finds room
+// before it is read on, or its session waits. A reply cannot wait, since others
+// follow it on its connection: it may take half as much again as max, or is
+// skipped and its request answered with an error.
 type budget struct {
-	max  int64
-	used atomic.Int64
-	over func() // called when used passes max; it must not block
+	max     int64
+	used    atomic.Int64
+	transit atomic.Int64 // of used: in the hands of origin connections
+	over    func()       // called when there may be somebody to close; it must not block
 
 	mu      sync.Mutex
-	changed sync.Cond // relieve has closed somebody
+	changed sync.Cond    // something was given back
+	waiting atomic.Int32 // who waits for that
+
+	garbage    atomic.Int64
+	collecting atomic.Bool
 }
 
 // add counts n bytes, negative when they are gone.
@@ -24,6 +37,13 @@ func (b *budget) add(s *session, n int64) {
 	}
 }
 
+// crowded tells whether sessions must be closed: they hold too much, or leave
+// too little for what is in transit.
+func (b *budget) crowded() bool {
+	used := b.used.Load()
+	return used > b.max && (used-b.transit.Load() > b.max || used > b.max+b.max/2)
+}
+
 // reserve counts n more bytes of a request. If they do not fit, the clients that
 // hold most are closed first, and who asks waits for that. It reports false, with
 // nothing counted, when the asking session is itself the one that holds most.
@@ -32,16 +52,26 @@ func (b *budget) reserve(s *session, n int64) bool {
 	if b.used.Load() <= b.max {
 		return true
 	}
-	if s.p.worst() == s {
+	if s.held.Load() > b.max || b.crowded() && s.p.worst() == s {
 		b.add(s, -n)
 		return false
 	}
-	b.over()
-	b.mu.Lock()
-	for b.used.Load() > b.max && !s.shutOnce.Load() && s.p.ctx.Err() == nil {
-		b.changed.Wait()
+	deadline := time.Now().Add(s.p.cfg.RequestTimeout)
+	timer := time.AfterFunc(s.p.cfg.RequestTimeout, b.wake)
+	defer timer.Stop()
+	b.waiting.Add(1)
+	defer b.waiting.Add(-1)
+	for b.used.Load() > b.max && !s.shutOnce.Load() && s.p.ctx.Err() == nil && time.Now().Before(deadline) {
+		if b.crowded() {
+			b.over()
+		}
+		s.active.Store(clockNow()) // who waits is at work
+		b.mu.Lock()
+		if b.used.Load() > b.max && !s.shutOnce.Load() && s.p.ctx.Err() == nil && time.Now().Before(deadline) {
+			b.changed.Wait()
+		}
+		b.mu.Unlock()
 	}
-	b.mu.Unlock()
 	if b.used.Load() > b.max {
 		b.add(s, -n)
 		return false
@@ -54,6 +84,68 @@ func (b *budget) wake() {
 	b.mu.Lock()
 	b.changed.Broadcast()
 	b.mu.Unlock()
+}
+
+// alwaysFits is the size of a reply that is never skipped.
+const alwaysFits = 512 << 10
+
+// Reserve counts n bytes of a reply that is being received (origin.Budget).
+func (b *budget) Reserve(n int64) bool {
+	used, transit := b.used.Add(n), b.transit.Add(n)
+	if used <= b.max {
+		return true
+	}
+	if n > alwaysFits && transit > b.max/2 {
+		b.used.Add(-n)
+		b.transit.Add(-n)
+		return false
+	}
+	b.over()
+	return true
+}
+
+// Release gives back what was in transit (origin.Budget).
+func (b *budget) Release(n int64) {
+	if n == 0 {
+		return
+	}
+	b.transit.Add(-n)
+	b.used.Add(-n)
+	b.gone(n)
+	if b.waiting.Load() > 0 {
+		b.wake()
+	}
+}
+
+// handOver puts n bytes that s held into transit.
+func (b *budget) handOver(s *session, n int64) {
+	b.transit.Add(n)
+	s.held.Add(-n)
+}
+
+// handBack makes n bytes in transit those of s.
+func (b *budget) handBack(s *session, n int64) {
+	s.held.Add(n)
+	b.transit.Add(-n)
+}
+
+// The garbage collector lets the heap double before it looks, which for buffers of
+// this size would be a second copy of each.
+const (
+	hugeBuffer  = 16 << 20
+	muchGarbage = 64 << 20
+)
+
+// gone notes that nobody refers to a buffer of n bytes any more.
+func (b *budget) gone(n int64) {
+	if n < hugeBuffer || b.garbage.Add(n) < muchGarbage || !b.collecting.CompareAndSwap(false, true) {
+		return
+	}
+	b.garbage.Store(0)
+	go func() {
+		runtime.GC()
+		b.collecting.Store(false)
+	}()
 }
 
 // bufferPool keeps output buffers of outChunk bytes and small ones apart from

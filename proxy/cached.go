@@ -17,13 +17,11 @@ import (
 // cached answers a read from the near cache, or fetches its reply for it.
 func (s *session) cached(raw []byte) {
 	p := s.p
+	if s.waited {
+		s.now, s.waited = clockNow(), false
+	}
 	if len(raw) > maxCachedRequest {
 		s.readThrough(raw)
-		return
-	}
-	if s.user != "" { // an entry is the default user's right, not this one's
-		p.m.bypass(bypassUser)
-		s.forward(raw)
 		return
 	}
 	if s.async && !s.mayOvertake() {
@@ -38,7 +36,14 @@ func (s *session) cached(raw []byte) {
 			return
 		}
 	}
-	if p.unfetchable.Load() {
+	if !s.acl.mayFetch(p.l1, s.now) || s.acl.number != 0 && p.users.refused.Load() {
+		// Nothing older of this user's can follow: entries are made anew when that ends.
+		p.m.bypass(bypassUser)
+		s.counts.missed(s, s.d.Keys)
+		s.forward(raw)
+		return
+	}
+	if s.acl.number != 0 && !p.users.proven(s.now) {
 		p.m.bypass(bypassUser)
 		s.readThrough(raw)
 		return
@@ -127,10 +132,12 @@ func (s *session) fresh() bool {
 	return false
 }
 
-// cacheID builds the near cache's key for a command: database, protocol, name
-// and arguments. The user is not in it since only nearside's own is cached for.
+// cacheID builds the near cache's key for a command: database, protocol, user,
+// name and arguments. What one user may read another one never sees.
 func (s *session) cacheID(db int, name string, args [][]byte) []byte {
-	b := append(s.id1[:0], byte(db), byte(db>>8), byte(s.proto))
+	b := s.id1[:0]
+	b = append(b, byte(db), byte(db>>8), byte(s.proto))
+	b = binary.AppendUvarint(b, s.acl.number)
 	b = append(b, name...)
 	b = append(b, 0)
 	for _, a := range args {
@@ -170,9 +177,10 @@ func (s *session) cachedOne(raw []byte) {
 		// answered only cacheable reads of this session go on.
 		s.apart()
 		p.m.coalesced.Inc()
+		s.awaitFirstFetch()
 		return
 	}
-	f := &fetch{flight: flight, sent: s.now, rule: k.Rule, group: c.Group()}
+	f := &fetch{flight: flight, sent: s.now, rule: k.Rule, user: s.acl, via: c}
 	buf := make([]byte, 0, len(id)+len(key)+len(raw))
 	buf = append(append(append(buf, id...), key...), raw...)
 	f.id, f.key, f.plain = buf[:len(id)], buf[len(id):len(id)+len(key)], buf[len(id)+len(key):]
@@ -180,6 +188,16 @@ func (s *session) cachedOne(raw []byte) {
 	s.scratch = appendFetch(s.scratch[:0], raw, s.args[k.Pos:k.Pos+1])
 	p.m.fetches.Inc()
 	s.transmit(sl, c, s.scratch, fetchReplies(1))
+	s.awaitFirstFetch()
+}
+
+// awaitFirstFetch waits for a fetch that may have to be sent again as a plain
+// read, as long as none of this user's has worked: what follows in the pipeline
+// must not come before it.
+func (s *session) awaitFirstFetch() {
+	if !s.acl.fetches.Load() {
+		s.awaitAnswers()
+	}
 }
 
 // A fetch asks for the value and its keys' remaining lives in one atomic step,
@@ -209,6 +227,7 @@ func finishFetch(sl *slot, b []byte, err error) []byte {
 	if err == nil {
 		var lives []int64
 		if reply, lives = fetched(b, 1); lives != nil {
+			f.worked()
 			s.p.store(f.id, f.key, f.flight.Stamp(), f.rule, f.sent, lives[0], reply)
 		}
 	}
@@ -217,6 +236,13 @@ func finishFetch(sl *slot, b []byte, err error) []byte {
 		return appendError(nil, s.p.originError(err))
 	}
 	return reply
+}
+
+// worked notes that the user may run fetches.
+func (f *fetch) worked() {
+	if !f.user.fetches.Load() {
+		f.user.fetches.Store(true)
+	}
 }
 
 // store keeps a fetched reply unless something has overtaken it. life is the
@@ -275,28 +301,42 @@ func fetched(b []byte, keys int) (reply []byte, lives []int64) {
 	return reply, lives
 }
 
-// fetchDenied tells whether the two-step form was refused for want of rights,
-// of which the client, who sent a plain read, must not hear.
-func fetchDenied(b []byte) bool {
-	for len(b) > 0 && (b[0] == '+' || b[0] == '-') {
-		var line []byte
-		if line, b = origin.Split(b); bytes.HasPrefix(line, []byte("-NOPERM")) {
-			return true
+// denied tells whether the two-step form was refused for want of rights, of
+// which the client, who sent a plain read, must not hear. If a command was what
+// the user may not run, nothing is cached for it from then on: without PTTL there
+// is no deadline. A refused key is that key's matter.
+func (f *fetch) denied(p *Proxy, b []byte) bool {
+	line, rest := origin.Split(b)
+	for i := 0; !noPerm(line); i++ {
+		if len(rest) == 0 || line[0] != '+' || i == 1 && string(line) != replyQueued {
+			return false // nothing is refused, or the read's own error is the answer
+		}
+		line, rest = origin.Split(rest)
+		if i == 0 && noPerm(line) {
+			return false // so it is the read that the user may not run
 		}
 	}
-	return false
+	if len(rest) == 0 && line[1] == 'N' {
+		// EXEC was refused without EXECABORT, by a Redis before 6.2: the transaction is still open.
+		f.via.Close(nil)
+	}
+	if bytes.Contains(line, []byte("command")) {
+		p.users.deny(f.user)
+	}
+	return true
+}
+
+func noPerm(line []byte) bool {
+	return bytes.HasPrefix(line, []byte("-NOPERM")) ||
+		bytes.HasPrefix(line, []byte("-EXECABORT")) && bytes.Contains(line, []byte("NOPERM"))
 }
 
 // refetch sends a refused fetch again as the plain read that the client sent.
-// Nothing of the first attempt was executed. From then on nothing is cached:
-// without PTTL there is no deadline.
+// Nothing of the first attempt was executed but, at most, the read.
 func (s *session) refetch(sl *slot) {
-	if !s.p.unfetchable.Swap(true) {
-		s.p.log.Warn("nothing is cached: nearside's own Redis user may not run MULTI, EXEC or PTTL")
-	}
 	f := sl.fetch
 	var b []byte
-	c, err := s.p.origin.Shared(s.p.ctx, f.group, s.id)
+	c, err := s.p.origin.Shared(s.p.ctx, f.via.Group(), s.id)
 	if err == nil {
 		b, err = c.Call(s.p.ctx, f.plain, 1)
 	}
@@ -391,7 +431,7 @@ func (s *session) fetchMany(raw []byte) {
 		s.replyOriginError(err)
 		return
 	}
-	f := &fetch{sent: s.now, many: make([]manyKey, len(d.Keys)), plain: bytes.Clone(raw), group: c.Group()}
+	f := &fetch{sent: s.now, many: make([]manyKey, len(d.Keys)), plain: bytes.Clone(raw), user: s.acl, via: c}
 	keys := make([][]byte, len(d.Keys))
 	for i := range d.Keys {
 		k := &d.Keys[i]
@@ -410,6 +450,7 @@ func (s *session) fetchMany(raw []byte) {
 	s.scratch = appendFetch(s.scratch[:0], raw, keys)
 	p.m.fetches.Inc()
 	s.submit(sl, c, s.scratch, fetchReplies(len(keys)))
+	s.awaitFirstFetch()
 }
 
 // finishMany keeps the values of an MGET. A null means "no such key" only if
@@ -424,6 +465,7 @@ func finishMany(sl *slot, b []byte, err error) []byte {
 	if lives == nil {
 		return reply
 	}
+	f.worked()
 	_, rest, ok := origin.Elements(reply)
 	for i := 0; ok && i < len(f.many); i++ {
 		var value []byte

@@ -1,11 +1,15 @@
 package proxy
 
 import (
+	"cmp"
+	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
 	"time"
 
+	"github.com/redis/go-redis/v9"
 	"github.com/tidwall/redcon"
 )
 
@@ -52,27 +56,41 @@ func (s *session) client(raw []byte) {
 		s.setInfo(raw)
 	case "info":
 		s.publish()
-		s.replyRaw(textReply(s.proto, s.describe()+"\n"))
+		s.replyRaw(textReply(s.proto, s.describe(s)+"\n"))
 	case "list":
 		s.listClients()
 	case "reply":
 		s.setReply()
-	case "no-evict", "no-touch":
-		// Output buffers of shared connections are nearside's; its own bounds hold.
-		if !foldEqual(args[2], "on") && !foldEqual(args[2], "off") {
+	case "no-evict":
+		switch {
+		case foldEqual(s.args[2], "on"), foldEqual(s.args[2], "off"):
+			s.noEvict = foldEqual(s.args[2], "on") // its buffers are nearside's, whose own bounds hold
+			s.publish()
+			s.replyString(replyOK)
+		default:
 			s.replyError(errSyntax)
-			return
 		}
-		s.replyString(replyOK)
+	case "no-touch":
+		s.noTouch(raw)
 	case "kill":
 		s.killClients()
 	case "help":
 		s.forward(raw)
-	case "unblock", "pause", "unpause":
-		s.replyError("ERR nearside: CLIENT " + strings.ToUpper(sub) + " is not supported through nearside yet; send it to Redis itself")
+	case "unblock":
+		s.unblock()
+	case "pause":
+		s.setPause()
+	case "unpause":
+		s.unpause()
 	default:
 		s.forward(raw)
 	}
+}
+
+// errSubSyntax is Redis's error for a subcommand with too many arguments.
+func errSubSyntax(args [][]byte) string {
+	sub, _, _ := strings.Cut(string(args[1][:min(len(args[1]), 128)]), "\x00")
+	return "ERR unknown subcommand or wrong number of arguments for '" + sub + "'. Try " + strings.ToUpper(string(args[0])) + " HELP."
 }
 
 // maxName bounds what a client says of itself: CLIENT LIST repeats it to everybody.
@@ -118,7 +136,7 @@ func (s *session) setReply() {
 	case foldEqual(s.args[2], "off"):
 		s.reply = replyOff
 	case foldEqual(s.args[2], "skip"):
-		if s.reply == replyOn {
+		if s.reply != replyOff {
 			s.reply = replySkipNext
 		}
 	default:
@@ -126,12 +144,26 @@ func (s *session) setReply() {
 	}
 }
 
+// noTouch is CLIENT NO-TOUCH. Redis keeps it for a connection, and a session has
+// none of its own: reads of shared connections touch their keys.
+func (s *session) noTouch(raw []byte) {
+	if facts, err := s.p.facts(); err != nil || !facts.atLeast(7, 2) || len(s.args) != 3 ||
+		!foldEqual(s.args[2], "on") && !foldEqual(s.args[2], "off") {
+		s.forward(raw) // Redis's own error
+		return
+	}
+	s.replyString(replyOK)
+}
+
 // seen is what other sessions may read of a session.
 type seen struct {
-	name, user, lib, ver, laddr, addr string
-	db, proto                         int
-	pubsub                            bool
+	name, user, lib, ver           string
+	db, proto                      int
+	channels, patterns, shards     int
+	monitor, track, bcast, noEvict bool
 }
+
+func (v *seen) pubsub() bool { return v.channels+v.patterns+v.shards > 0 }
 
 // publish lets other sessions see the current state.
 func (s *session) publish() {
@@ -140,58 +172,141 @@ func (s *session) publish() {
 		user = s.p.origin.User()
 	}
 	s.public.Store(&seen{
-		name: s.name, user: user, lib: s.libName, ver: s.libVer, db: s.db, proto: s.proto, pubsub: s.subscribed(),
-		addr: addrString(s.conn.RemoteAddr()), laddr: addrString(s.conn.LocalAddr()),
+		name: s.name, user: user, lib: s.libName, ver: s.libVer, db: s.db, proto: s.proto,
+		channels: len(s.subs.channels), patterns: len(s.subs.patterns), shards: len(s.subs.shards),
+		monitor: s.monitor, track: s.track, bcast: s.track && s.bcast, noEvict: s.noEvict,
 	})
 }
 
-// describe is the session's line in CLIENT LIST, with Redis's fields.
-func (s *session) describe() string {
-	v := s.public.Load()
-	if v == nil {
-		v = &seen{addr: addrString(s.conn.RemoteAddr()), laddr: addrString(s.conn.LocalAddr()), user: s.p.origin.User(), proto: 2}
+// seen returns what is known of another session.
+func (s *session) seen() *seen {
+	if v := s.public.Load(); v != nil {
+		return v
 	}
+	return &seen{user: s.p.origin.User(), proto: 2}
+}
+
+// noteMulti lets other sessions see how many commands are queued.
+func (s *session) noteMulti() {
+	n := int32(0)
+	if s.tx.open {
+		n = int32(s.tx.n) + 1
+	}
+	s.queuedN.Store(n)
+}
+
+// addrs are the addresses of both ends, as Redis spells them.
+func (s *session) addrs() (addr, laddr string) {
+	if l := s.conn.LocalAddr(); l != nil && l.Network() == "unix" {
+		path := l.String() + ":0"
+		return path, path
+	}
+	return addrString(s.conn.RemoteAddr()), addrString(s.conn.LocalAddr())
+}
+
+// flags are the letters of CLIENT LIST.
+func (s *session) flags(v *seen) string {
+	unix := false
+	if l := s.conn.LocalAddr(); l != nil {
+		unix = l.Network() == "unix"
+	}
+	flags := ""
+	for _, f := range []struct {
+		set    bool
+		letter string
+	}{
+		{v.monitor, "O"},
+		{v.pubsub(), "P"},
+		{s.queuedN.Load() > 0, "x"},
+		{s.blocked.is() || s.pausing.Load(), "b"},
+		{v.track, "t"},
+		{v.bcast, "B"},
+		{unix, "U"},
+		{v.noEvict, "e"},
+	} {
+		if f.set {
+			flags += f.letter
+		}
+	}
+	if flags == "" {
+		return "N"
+	}
+	return flags
+}
+
+// emptySession is about what a session takes that holds nothing.
+const emptySession = 5 << 10
+
+// describe is another session's line in CLIENT LIST, or the session's own, with
+// the fields of Redis 7.0. Sizes are nearside's own: what of the client's bytes it holds.
+func (s *session) describe(o *session) string {
+	v := o.seen()
 	cmd := "NULL"
-	if c := s.last.Load(); c != nil {
+	if c := o.last.Load(); c != nil {
 		cmd = c.Name
 	}
-	idle := (clockNow() - s.active.Load()) / int64(time.Second)
-	return fmt.Sprintf("id=%d addr=%s laddr=%s fd=0 name=%s age=%d idle=%d flags=N db=%d sub=0 psub=0 ssub=0 multi=-1 qbuf=0 qbuf-free=0 argv-mem=0 multi-mem=0 rbs=0 rbp=0 obl=0 oll=0 omem=%d tot-mem=%d events=r cmd=%s user=%s redir=-1 resp=%d",
-		s.id, v.addr, v.laddr, v.name, int(time.Since(s.begun).Seconds()), idle, v.db, s.held.Load(), s.held.Load(), cmd, v.user, v.proto)
+	redir := int64(-1)
+	if v.track {
+		redir = int64(o.redirect.Load())
+	}
+	qbuf, qfree, argv := o.unread.Load(), int64(0), 0
+	if o == s {
+		qbuf, qfree = int64(len(s.in)), int64(cap(s.in)-len(s.in))
+		for _, a := range s.args {
+			argv += len(a)
+		}
+	}
+	q := &o.q
+	q.mu.Lock()
+	rbs, obl, oll, omem, events := cap(q.out), len(q.out), len(q.full), q.size, "r"
+	if q.sending {
+		events = "rw"
+	}
+	q.mu.Unlock()
+	addr, laddr := o.addrs()
+	idle := (clockNow() - o.active.Load()) / int64(time.Second)
+	line := fmt.Sprintf("id=%d addr=%s laddr=%s fd=0 name=%s age=%d idle=%d flags=%s db=%d sub=%d psub=%d ssub=%d multi=%d qbuf=%d qbuf-free=%d argv-mem=%d multi-mem=0 rbs=%d rbp=%d obl=%d oll=%d omem=%d tot-mem=%d events=%s cmd=%s user=%s redir=%d resp=%d",
+		o.id, addr, laddr, v.name, int(time.Since(o.begun).Seconds()), idle, o.flags(v), v.db, v.channels, v.patterns, v.shards, o.queuedN.Load()-1,
+		qbuf, qfree, argv, rbs, rbs, obl, oll, max(0, omem-int64(obl)), emptySession+o.held.Load(), events, cmd, v.user, redir, v.proto)
+	if facts := s.p.server.Load(); facts != nil && facts.atLeast(7, 2) {
+		line += " lib-name=" + v.lib + " lib-ver=" + v.ver
+	}
+	return line
 }
 
 // listClients is CLIENT LIST [TYPE type | ID id …].
 func (s *session) listClients() {
-	keep := func(*session) bool { return true }
-	if rest := s.args[2:]; len(rest) > 0 {
-		switch {
-		case foldEqual(rest[0], "type") && len(rest) == 2:
-			if keep = s.ofType(rest[1]); keep == nil {
-				return
-			}
-		case foldEqual(rest[0], "id") && len(rest) > 1:
-			var ids []uint64
-			for _, a := range rest[1:] {
-				id, ok := parseLength(a)
-				if !ok || id <= 0 {
-					s.replyError("ERR Invalid client ID")
-					return
-				}
-				ids = append(ids, uint64(id))
-			}
-			keep = func(o *session) bool { return slices.Contains(ids, o.id) }
-		default:
-			s.replyError(errSyntax)
+	list := slices.DeleteFunc(s.p.sessionList(), func(o *session) bool { return o.shutOnce.Load() }) // killed ones are gone
+	switch rest := s.args[2:]; {
+	case len(rest) == 0:
+	case len(rest) == 2 && foldEqual(rest[0], "type"):
+		keep := s.ofType(rest[1])
+		if keep == nil {
 			return
 		}
+		list = slices.DeleteFunc(list, func(o *session) bool { return !keep(o) })
+	case len(rest) > 1 && foldEqual(rest[0], "id"):
+		var named []*session
+		for _, a := range rest[1:] { // in that order, and again if named again
+			id, ok := parseLength(a)
+			if !ok {
+				s.replyError("ERR Invalid client ID")
+				return
+			}
+			if i, ok := slices.BinarySearchFunc(list, uint64(max(id, 0)), func(o *session, id uint64) int { return cmp.Compare(o.id, id) }); ok {
+				named = append(named, list[i])
+			}
+		}
+		list = named
+	default:
+		s.replyError(errSyntax)
+		return
 	}
 	s.publish()
 	var text strings.Builder
-	for _, o := range s.p.sessionList() {
-		if keep(o) {
-			text.WriteString(o.describe())
-			text.WriteByte('\n')
-		}
+	for _, o := range list {
+		text.WriteString(s.describe(o))
+		text.WriteByte('\n')
 	}
 	s.replyRaw(textReply(s.proto, text.String()))
 }
@@ -201,9 +316,9 @@ func (s *session) listClients() {
 func (s *session) ofType(word []byte) func(*session) bool {
 	switch strings.ToLower(string(word)) {
 	case "normal":
-		return func(o *session) bool { v := o.public.Load(); return v == nil || !v.pubsub }
+		return func(o *session) bool { return !o.seen().pubsub() }
 	case "pubsub":
-		return func(o *session) bool { v := o.public.Load(); return v != nil && v.pubsub }
+		return func(o *session) bool { return o.seen().pubsub() }
 	case "master", "replica", "slave":
 		return func(*session) bool { return false }
 	}
@@ -212,11 +327,11 @@ func (s *session) ofType(word []byte) func(*session) bool {
 }
 
 // killClients is CLIENT KILL addr, and CLIENT KILL with the filters ID, ADDR,
-// LADDR, USER and SKIPME, of nearside's clients.
+// LADDR, TYPE, USER and SKIPME, of nearside's clients.
 func (s *session) killClients() {
 	args := s.args[2:]
 	if len(args) == 1 { // the old form answers OK or an error
-		n := s.kill(func(o *session) bool { return addrString(o.conn.RemoteAddr()) == string(args[0]) }, false)
+		n := s.kill(func(o *session) bool { addr, _ := o.addrs(); return addr == string(args[0]) }, false)
 		if n == 0 {
 			s.replyError("ERR No such client")
 		} else {
@@ -224,36 +339,48 @@ func (s *session) killClients() {
 		}
 		return
 	}
-	if len(args) == 0 || len(args)%2 != 0 {
-		s.replyError(errSyntax)
-		return
-	}
-	var filters []func(*session) bool
+	filters := map[string]func(*session) bool{} // of an option given twice the last counts
 	skipMe := true
 	for i := 0; i < len(args); i += 2 {
-		value := string(args[i+1])
-		switch {
-		case foldEqual(args[i], "id"):
+		if i+1 == len(args) {
+			s.replyError(errSyntax)
+			return
+		}
+		option, value := strings.ToLower(string(args[i])), string(args[i+1])
+		switch option {
+		case "id":
 			id, ok := parseLength(args[i+1])
 			if !ok || id <= 0 {
 				s.replyError("ERR client-id should be greater than 0")
 				return
 			}
-			filters = append(filters, func(o *session) bool { return o.id == uint64(id) })
-		case foldEqual(args[i], "addr"):
-			filters = append(filters, func(o *session) bool { return addrString(o.conn.RemoteAddr()) == value })
-		case foldEqual(args[i], "laddr"):
-			filters = append(filters, func(o *session) bool { return addrString(o.conn.LocalAddr()) == value })
-		case foldEqual(args[i], "user"):
-			filters = append(filters, func(o *session) bool { v := o.public.Load(); return v != nil && v.user == value })
-		case foldEqual(args[i], "type"):
+			filters[option] = func(o *session) bool { return o.id == uint64(id) }
+		case "addr":
+			filters[option] = func(o *session) bool { addr, _ := o.addrs(); return addr == value }
+		case "laddr":
+			filters[option] = func(o *session) bool { _, laddr := o.addrs(); return laddr == value }
+		case "user":
+			if !s.p.userExists(value) {
+				s.replyError("ERR No such user '" + value + "'")
+				return
+			}
+			filters[option] = func(o *session) bool { return o.seen().user == value }
+		case "type":
 			filter := s.ofType(args[i+1])
 			if filter == nil {
 				return
 			}
-			filters = append(filters, filter)
-		case foldEqual(args[i], "skipme") && (foldEqual(args[i+1], "yes") || foldEqual(args[i+1], "no")):
-			skipMe = foldEqual(args[i+1], "yes")
+			filters[option] = filter
+		case "skipme":
+			switch {
+			case foldEqual(args[i+1], "yes"):
+				skipMe = true
+			case foldEqual(args[i+1], "no"):
+				skipMe = false
+			default:
+				s.replyError(errSyntax)
+				return
+			}
 		default:
 			s.replyError(errSyntax)
 			return
@@ -270,9 +397,18 @@ func (s *session) killClients() {
 	s.replyRaw(redcon.AppendInt(nil, int64(n)))
 }
 
+// userExists asks Redis for an ACL user. Where nearside may not ask, every name
+// counts as one.
+func (p *Proxy) userExists(name string) bool {
+	ctx, cancel := context.WithTimeout(p.ctx, factsTimeout)
+	defer cancel()
+	err := p.origin.Control().Do(ctx, "ACL", "GETUSER", name).Err()
+	return !errors.Is(err, redis.Nil)
+}
+
 func (s *session) kill(match func(*session) bool, skipMe bool) (n int) {
 	for _, o := range s.p.sessionList() {
-		if !match(o) || o == s && skipMe {
+		if o.shutOnce.Load() || !match(o) || o == s && skipMe {
 			continue
 		}
 		n++

@@ -17,14 +17,23 @@ type Config struct {
 	Admin string
 	// Redis is the origin's URL: redis://, rediss:// or unix://.
 	Redis string
+	// RedisTLS is for an origin behind rediss://.
+	RedisTLS RedisTLS
+	// TLS is where clients connect by TLS.
+	TLS ClientTLS
 	// Embedded says that the origin runs inside this process and has no other
 	// clients, so that every write passes through nearside and hits need no link.
 	Embedded bool
-	// ProtectedMode refuses to start on an address beyond loopback. Default true in files.
+	// ProtectedMode refuses to start on an address beyond loopback on which clients
+	// could act without having shown who they are. Default true in files.
 	ProtectedMode bool
 	// DefaultUser is what a client that sent no AUTH may do: "origin" acts with
 	// nearside's own rights (default), "none" is answered NOAUTH.
 	DefaultUser string
+
+	// Deny lists commands to refuse beside those that cannot work through nearside:
+	// "name", with all its subcommands, or "name|sub".
+	Deny []string
 
 	// LocksDB and CacheDB are the two databases. Both may be the same.
 	LocksDB, CacheDB int
@@ -76,4 +85,28 @@ type Config struct {
 	Version string
 	// Log receives what an operator should know. Default slog.Default().
 	Log *slog.Logger
+}
+
+// RedisTLS says whom to trust and who to be at the origin. Files hold PEM, and
+// are read again when they change.
+type RedisTLS struct {
+	// CA: the origin's certificate must come from one of these. Default: the system's.
+	CA string
+	// Cert and Key are the client certificate, should the origin want one.
+	Cert, Key string
+	// ServerName is what the origin's certificate must be for. Default: the URL's host.
+	ServerName string
+	// InsecureSkipVerify accepts any certificate: anybody in between can read and change everything.
+	InsecureSkipVerify bool
+}
+
+// ClientTLS is where clients connect by TLS 1.2 or later. Files hold PEM, and are
+// read again when they change.
+type ClientTLS struct {
+	// Listen holds the addresses; the default is none.
+	Listen []string
+	// Cert and Key are nearside's certificate.
+	Cert, Key string
+	// ClientCA: clients must have a certificate from one of these. "": they need none.
+	ClientCA string
 }

@@ -1,6 +1,8 @@
 package proxy
 
 import (
+	"time"
+
 	"nearside/policy"
 	"nearside/proxy/origin"
 )
@@ -29,13 +31,21 @@ func (s *session) dispatch(raw []byte) {
 	if s.inPubSub() && !s.allowedSubscribed(d) {
 		return
 	}
-	if s.tx.open {
+	if s.p.paused.Load() && !s.awaitPause() {
+		return
+	}
+	if s.inMulti() {
+		s.tx.mayWrite = s.tx.mayWrite || mayWrite(d.Cmd)
 		s.inTransaction(raw)
+		s.weighTransaction()
 		return
 	}
 	if s.watch && s.pin.conn.Err() != nil {
 		s.loseWatch()
 	}
+	// Whatever is not a look-up may wait for somebody: a read behind it in the
+	// same batch must not be judged by the clock of before.
+	s.waited = s.waited || d.Route != policy.RouteCache
 	switch d.Route {
 	case policy.RouteLocal:
 		s.answerLocal(raw)
@@ -114,6 +124,7 @@ func (s *session) wire(db int, lock bool) (*origin.Conn, error) {
 			break
 		}
 	}
+	s.waited = true // for a dial
 	c, err := s.p.origin.Shared(s.p.ctx, s.group(db, lock), s.id)
 	if err != nil {
 		return nil, err
@@ -128,6 +139,14 @@ func (s *session) forgetWires() { s.wires = [len(s.wires)]wire{} }
 // forward passes one stateless command through.
 func (s *session) forward(raw []byte) {
 	d := &s.d
+	if s.captured != nil { // EXEC waits for it
+		b, err := s.call(d.DB, raw)
+		if err != nil {
+			b = appendError(nil, s.p.originError(err))
+		}
+		s.replyRaw(b)
+		return
+	}
 	c, err := s.wire(d.DB, d.Lock)
 	if err != nil {
 		s.replyOriginError(err)
@@ -158,7 +177,11 @@ func (s *session) follow(c *origin.Conn) bool {
 func (s *session) effects(sl *slot) {
 	d := &s.d
 	sl.fence = d.Fence
+	sl.nilIsNo = d.Fence == policy.FenceLock && s.answersNo()
 	if d.Effect == 0 {
+		if readScripts[d.Cmd.Name] {
+			s.observe(sl)
+		}
 		return
 	}
 	if d.Effect&policy.WritesKeys != 0 {
@@ -177,6 +200,26 @@ func (s *session) effects(sl *slot) {
 	}
 }
 
+// readScripts may read the value of a key past the near cache and tell it.
+var readScripts = map[string]bool{"eval_ro": true, "evalsha_ro": true, "fcall_ro": true}
+
+// answersNo tells whether a null or 0 is the answer of this lock acquisition to
+// one who comes too late. With GET a null is the value there was before.
+func (s *session) answersNo() bool {
+	switch s.d.Cmd.Name {
+	case "setnx":
+		return true
+	case "set":
+		for _, a := range s.args[3:] {
+			if foldEqual(a, "get") {
+				return false
+			}
+		}
+		return true
+	}
+	return false
+}
+
 // submit puts a slot into the queue and its request onto a connection.
 func (s *session) submit(sl *slot, c *origin.Conn, req []byte, replies int) {
 	sl.begin()
@@ -187,9 +230,40 @@ func (s *session) submit(sl *slot, c *origin.Conn, req []byte, replies int) {
 // transmit hands the request of a slot that is in the queue to a connection.
 func (s *session) transmit(sl *slot, c *origin.Conn, req []byte, replies int) {
 	s.touch(c)
-	if err := c.Send(req, replies, sl); err != nil {
+	var err error
+	if s.gives(req) {
+		err = s.give(sl, c, nil, req, replies)
+	} else {
+		err = c.Send(req, replies, sl)
+	}
+	if err != nil {
 		sl.Reply(nil, err, nil)
 	}
+}
+
+// giveSize is the length from which a request is not copied into the origin
+// connection's buffer but goes there with the session's own.
+const giveSize = 256 << 10
+
+// gives tells whether req is the request at hand and most of the read buffer.
+func (s *session) gives(req []byte) bool {
+	n := len(req)
+	return n >= giveSize && n >= cap(s.in)/2 && s.off >= n && &req[0] == &s.in[s.off-n]
+}
+
+// give sends head and the request at hand, which takes the read buffer along; the
+// session goes on with a fresh one.
+func (s *session) give(sl *slot, c *origin.Conn, head, req []byte, replies int) error {
+	b := &s.p.budget
+	n := int64(cap(s.in) - inIdle) // as resize has counted it
+	rest := s.in[s.off:]
+	s.in = append(make([]byte, 0, max(inIdle, len(rest))), rest...)
+	s.off = 0
+	s.since = time.Time{}
+	s.gave = true
+	s.charge(int64(cap(s.in) - inIdle))
+	b.handOver(s, n)
+	return c.SendOwned(head, req, replies, sl, func() { b.Release(n) })
 }
 
 func (s *session) touch(c *origin.Conn) {

@@ -6,7 +6,7 @@
 //	          reads,     │               ├─ cached.go ─── L1 ── miss ── fetch: MULTI, read, PTTL, EXEC
 //	          answers    │               ├─ dispatch.go   forward: everything stateless; locks on connections of their own
 //	          in order   │               ├─ joined.go     what speaks of both databases: one transaction
-//	          (queue.go) │               └─ pin.go        MULTI/WATCH (tx.go), blocking, pubsub.go, MONITOR, CLIENT TRACKING
+//	          (queue.go) │               └─ pin.go        MULTI/WATCH (tx.go), blocking, pubsub.go, MONITOR, tracking.go
 //	                     │                       ║
 //	Redis ══ link ── invalidations ── stamps   origin connections ══ Redis
 //
@@ -37,5 +37,10 @@
 //     run and raise a fence; they do not flush, since Redis reports each of
 //     those keys. Without a link they flush.
 //   - TTL and PTTL are passed to Redis: it knows, and they are rarely asked.
+//   - What a Redis user may read is proven by ACL LIST (users.go), but not for
+//     nearside's own user, whose connections clients without AUTH share.
+//   - WAIT is led by a PING on its connection, since Redis waits for the offset
+//     that the connection has seen last and the writes went elsewhere.
+//   - CLIENT PAUSE holds commands back in the session, before they are sent anywhere.
 //   - Hash reads are cached only on servers where fields cannot expire (before 7.4).
 package proxy

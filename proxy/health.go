@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -38,7 +39,10 @@ func (p *Proxy) selfTest(ctx context.Context) error {
 	ours, theirs := net.Pipe()
 	s := p.newSession(theirs)
 	s.health, s.authed = true, true
-	p.enrol(s)
+	if !p.enrol(s) {
+		_ = ours.Close()
+		return errors.New("shutting down")
+	}
 	go s.serve()
 	defer func() {
 		_ = ours.Close() // ends the session
@@ -88,7 +92,7 @@ func ask(c net.Conn, args []string) (string, error) {
 		} else if size > 0 {
 			return string(got[:size]), nil
 		}
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			err = io.ErrUnexpectedEOF
 		}
 		if err != nil {

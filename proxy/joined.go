@@ -34,6 +34,9 @@ func (s *session) plan() (plan, bool) {
 		parts, _ := s.byDatabase(1)
 		return plan{parts, mergeSum}, true
 	case "mset":
+		if len(s.args)%2 == 0 { // a value is missing: Redis says so when it runs, and writes nothing
+			return plan{[]part{{s.d.Keys[0].DB, appendArgs(nil, s.args)}}, mergeStatus}, true
+		}
 		parts, _ := s.byDatabase(2)
 		return plan{parts, mergeStatus}, true
 	case "dbsize":
@@ -184,7 +187,9 @@ func (s *session) joined(raw []byte) {
 		return
 	}
 	sl := s.slot()
-	s.effects(sl)
+	if s.effects(sl); s.d.Effect == 0 {
+		s.observe(sl)
+	}
 	sl.begin()
 	replies, err := s.runPlan(plan)
 	var b []byte
@@ -203,26 +208,42 @@ func (s *session) runPlan(pl plan) ([][]byte, error) {
 		b, err := s.call(pl.parts[0].db, pl.parts[0].req)
 		return [][]byte{b}, err
 	}
-	c, err := s.p.origin.Pin(s.p.ctx, s.group(pl.parts[0].db, false))
+	c, err := s.planConn(pl.parts[0].db)
 	if err != nil {
 		return nil, err
 	}
-	req := []byte(fetchHead)
+	own := s.pin != nil && c == s.pin.conn
+	var lead int
+	var req []byte
+	if own {
+		req, lead = s.lead(nil, -1)
+	}
+	req = append(req, fetchHead...)
 	for _, part := range pl.parts {
 		req = append(appendSelect(req, part.db), part.req...)
 	}
 	req = append(req, fetchTail...)
 	n := 2 * len(pl.parts)
-	b, err := c.Call(s.p.ctx, req, n+2)
+	b, err := s.p.callOwned(c, req, lead+n+2)
 	if err != nil {
-		s.p.origin.Unpin(c, false)
+		if !own {
+			s.p.origin.Unpin(c, false)
+		}
 		return nil, err
 	}
+	b = b[lastReply(b, lead):]
 	executed := b[lastReply(b, n+1)] == '*'
-	if executed { // else a refused MULTI leaves the database in doubt
-		c.Reselect(pl.parts[len(pl.parts)-1].db)
+	switch last := pl.parts[len(pl.parts)-1].db; {
+	case own && executed:
+		s.pin.db = last
+	case own:
+		s.pin.db = -1 // in doubt: select before the next command
+	case executed: // else a refused MULTI leaves the database in doubt
+		c.Reselect(last)
 	}
-	s.p.origin.Unpin(c, executed)
+	if !own {
+		s.p.origin.Unpin(c, executed)
+	}
 	replies := make([][]byte, len(pl.parts))
 	one, rest := origin.Split(b)
 	failed := one
@@ -250,6 +271,18 @@ func (s *session) runPlan(pl plan) ([][]byte, error) {
 		replies[i], rest = origin.Split(rest)
 	}
 	return replies, nil
+}
+
+// planConn returns the connection for a plan: while the client has CLIENT
+// TRACKING on its own, where Redis sees what it reads. An EXEC there would end a WATCH.
+func (s *session) planConn(db int) (*origin.Conn, error) {
+	if s.track && !s.watch {
+		if err := s.acquire(db); err != nil {
+			return nil, err
+		}
+		return s.pin.conn, nil
+	}
+	return s.p.origin.Pin(s.p.ctx, s.group(db, false))
 }
 
 // lastReply is where the reply begins that n others precede.

@@ -22,11 +22,12 @@ func (s *session) answerLocal(raw []byte) {
 	s.p.m.local.Inc()
 	switch name := d.Cmd.Name; {
 	case name == "ping":
-		if len(s.args) > 2 {
+		switch {
+		case len(s.args) > 2:
 			s.replyError(errArity("ping"))
-		} else if len(s.args) == 2 {
+		case len(s.args) == 2:
 			s.replyRaw(redcon.AppendBulk(nil, s.args[1]))
-		} else {
+		default:
 			s.replyString(replyPong)
 		}
 	case name == "select":
@@ -201,7 +202,10 @@ func (s *session) unpinDirty() {
 	if s.watch { // EXEC must not run as if nothing had been watched
 		s.tx.lost = true
 	}
-	s.track, s.monitor, s.watch = false, false, false
+	s.track, s.monitor, s.watch, s.target = false, false, false, false
+	s.redirect.Store(0)
+	s.monitors.Store(false)
+	s.caching = caching{}
 	s.subs.forget(s)
 	s.p.origin.Unpin(pin.conn, false)
 }
@@ -234,6 +238,12 @@ func (s *session) authenticate(user, pass string, args [][]byte) string {
 	if args == nil {
 		args = [][]byte{[]byte("AUTH"), []byte(user), []byte(pass)}
 	}
+	guarded := p.cfg.ProtectedMode && s.remote() && !s.identified()
+	if guarded && user == "default" {
+		// Redis takes any password for a default user that needs none, but not from
+		// an AUTH of one argument.
+		args = [][]byte{[]byte("AUTH"), []byte(pass)}
+	}
 	// A connection of its own, since it acts as the new user afterwards.
 	c, err := p.origin.Dial(p.ctx, origin.Group{Proto: 2}, nil)
 	if err != nil {
@@ -246,6 +256,9 @@ func (s *session) authenticate(user, pass string, args [][]byte) string {
 	}
 	if string(b) != replyOK {
 		p.m.authFailures.Inc()
+		if guarded && bytes.Contains(b, []byte("without any password configured")) {
+			return errNeedless
+		}
 		return strings.TrimPrefix(strings.TrimRight(string(b), "\r\n"), "-")
 	}
 	if user == p.origin.User() {
@@ -256,7 +269,7 @@ func (s *session) authenticate(user, pass string, args [][]byte) string {
 	}
 	s.authed = true
 	if user != s.user || pass != s.pass {
-		s.user, s.pass = user, pass
+		s.become(user, pass)
 		s.forgetWires()
 		if s.pin != nil {
 			s.unpinDirty()
@@ -271,12 +284,15 @@ func (s *session) reset() {
 		return
 	}
 	if s.pin != nil {
+		if s.subscribed() { // nobody counts it as a subscriber once this is answered
+			_, _ = s.pin.conn.Call(s.p.ctx, []byte("*1\r\n$5\r\nRESET\r\n"), 1)
+		}
 		s.unpinDirty()
 	}
 	s.keep(-s.tx.kept)
 	s.tx = transaction{}
 	s.db, s.proto, s.name = 0, 2, ""
-	s.user, s.pass = "", ""
+	s.become("", "")
 	s.authed = s.p.cfg.DefaultUser != "none"
 	s.reply = replyOn
 	s.forgetWires()

@@ -22,7 +22,7 @@ const (
 	bypassFence                      // a fence did not pass in time
 	bypassOrder                      // it follows a write of the same session on the same connection
 	bypassPinned                     // WATCH or CLIENT TRACKING is in force
-	bypassUser                       // the session acts as another Redis user, or nearside's may not run the fetch
+	bypassUser                       // the user's rights are not proven, or it may not run the fetch
 	bypassReasons
 )
 
@@ -35,6 +35,7 @@ const (
 	sourceLink     = "link"
 	sourceFlush    = "link_flush"
 	sourceOperator = "operator"
+	sourceRights   = "acl"
 )
 
 // meters are what nearside counts.
@@ -43,6 +44,7 @@ type meters struct {
 
 	accepted, rejected           *metrics.Counter
 	protocolErrors, timedOut     *metrics.Counter
+	tlsErrors                    *metrics.Counter
 	readErrors, writeErrors      *metrics.Counter
 	slowClosed, authFailures     *metrics.Counter
 	local, refused, localErrors  *metrics.Counter
@@ -79,6 +81,7 @@ func newMeters(rules []*policy.Rule) *meters {
 		accepted:       c("nearside_clients_accepted_total"),
 		rejected:       c("nearside_clients_rejected_total"),
 		protocolErrors: c("nearside_protocol_errors_total"),
+		tlsErrors:      c("nearside_tls_handshake_errors_total"),
 		timedOut:       c("nearside_client_timeouts_total"),
 		readErrors:     c("nearside_client_read_errors_total"),
 		writeErrors:    c("nearside_client_write_errors_total"),
@@ -102,7 +105,7 @@ func newMeters(rules []*policy.Rule) *meters {
 			m.misses[r] = c(fmt.Sprintf("nearside_cache_lookup_misses_total{reason=%q}", r))
 		}
 	}
-	for _, source := range []string{sourceLink, sourceFlush, sourceOperator} {
+	for _, source := range []string{sourceLink, sourceFlush, sourceOperator, sourceRights} {
 		m.invalidations[source] = c(fmt.Sprintf("nearside_invalidations_total{source=%q}", source))
 	}
 	m.byID = make([]*ruleMeters, len(rules)+1)

@@ -123,8 +123,12 @@ func (s *session) explain(key []byte) []string {
 		return lines
 	}
 	switch {
-	case s.user != "":
-		line("route", "passed to Redis: only reads of nearside's own user are cached")
+	case !s.acl.mayFetch(p.l1, now):
+		line("route", "passed to Redis: this Redis user may not run MULTI, EXEC or PTTL, so nothing is cached for it")
+		line("reason", bypassUser)
+		return lines
+	case s.acl.number != 0 && !p.users.proven(now):
+		line("route", "passed to Redis: ACL LIST has not shown for 2 s that this Redis user's rights are unchanged")
 		line("reason", bypassUser)
 		return lines
 	case s.pinsData():

@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"context"
 	"errors"
 	"io"
 	"os"
@@ -27,7 +28,7 @@ func (s *session) needsPin() bool {
 func (s *session) pinsData() bool { return s.watch || s.track }
 
 // pushes tells whether the origin may send what answers no request.
-func (s *session) pushes() bool { return s.subscribed() || s.track || s.monitor }
+func (s *session) pushes() bool { return s.subscribed() || s.track || s.monitor || s.target }
 
 // acquire makes sure that the session has a pinned connection and that
 // everything it sent elsewhere has been answered.
@@ -45,6 +46,7 @@ func (s *session) acquire(db int) error {
 	}
 	s.pin = &pinned{conn: c, db: db}
 	c.SetPush(s.outOfBand)
+	c.AskID() // for CLIENT UNBLOCK and REDIRECT; answered with the first command
 	return nil
 }
 
@@ -75,16 +77,60 @@ var errSessionGone = errors.New("the client is gone")
 // database a SELECT is inserted, whose reply the slot takes out again.
 func (s *session) sendPinned(sl *slot, db int, raw []byte, replies int) {
 	req := raw
-	if db >= 0 && db != s.pin.db {
-		s.scratch = append(appendSelect(s.scratch[:0], db), raw...)
-		req = s.scratch
-		s.pin.db = db
-		sl.strip = 1
-		if replies > 0 {
-			replies++
+	if replies > 0 {
+		var n int
+		if s.scratch, n = s.lead(s.scratch[:0], db); n > 0 && s.gives(raw) {
+			sl.strip = n
+			sl.begin()
+			s.push(sl, s.pin.conn)
+			s.touch(s.pin.conn)
+			if err := s.give(sl, s.pin.conn, s.scratch, raw, replies+n); err != nil {
+				sl.Reply(nil, err, nil)
+			}
+			return
+		} else if n > 0 {
+			s.scratch = append(s.scratch, raw...)
+			req = s.scratch
+			sl.strip = n
+			replies += n
 		}
 	}
 	s.submit(sl, s.pin.conn, req, replies)
+}
+
+// lead appends what must go in front of a command for database db on the pinned
+// connection, and tells how many replies that has.
+func (s *session) lead(b []byte, db int) (_ []byte, n int) {
+	selects := db >= 0 && db != s.pin.db
+	if selects {
+		b = appendSelect(b, db)
+		s.pin.db = db
+		n++
+	}
+	switch s.caching.state {
+	case cachingArmed:
+		if isClient(s.d.Cmd) {
+			break // Redis keeps the flag for the command after it
+		}
+		if selects && !s.tx.open { // the SELECT has eaten the flag
+			b = append(b, s.caching.req...)
+			n++
+		}
+		s.caching.state = cachingNone
+	case cachingSpent:
+		if !selects && !s.tx.open {
+			b = append(b, "*1\r\n$4\r\nPING\r\n"...)
+			n++
+		}
+		s.caching.state = cachingNone
+	}
+	if s.d.Cmd != nil && s.d.Cmd.Name == "wait" && !s.tx.open {
+		// WAIT waits for the replication offset that its own connection has seen
+		// last. Any command brings this one up to date with the session's writes.
+		b = append(b, "*1\r\n$4\r\nPING\r\n"...)
+		n++
+	}
+	return b, n
 }
 
 func appendSelect(b []byte, db int) []byte {
@@ -98,6 +144,9 @@ func (s *session) forwardPinned(raw []byte) {
 		s.replyOriginError(err)
 		return
 	}
+	if !s.selectPinned(s.d.DB) {
+		return
+	}
 	sl := s.slot()
 	if s.d.Route == policy.RouteCache {
 		s.counts.missed(s, s.d.Keys)
@@ -109,8 +158,33 @@ func (s *session) forwardPinned(raw []byte) {
 	s.sendPinned(sl, s.d.DB, raw, 1)
 }
 
+// selectPinned selects a database on the pinned connection for a client's own
+// user, who may lack the right to: then its command must not run in another one.
+// Nearside's own user has that right, or there would be no connection.
+func (s *session) selectPinned(db int) bool {
+	if s.user == "" || db == s.pin.db {
+		return true
+	}
+	b, err := s.callPinned(db, appendSelect(nil, db))
+	switch {
+	case err != nil:
+		s.replyOriginError(err)
+		return false
+	case string(b) != replyOK:
+		s.replyRaw(b)
+		return false
+	}
+	s.pin.db = db
+	return true
+}
+
 // pinnedCommand is a command that needs a connection of its own.
 func (s *session) pinnedCommand(raw []byte) {
+	if s.monitor && s.d.Cmd.Pin != policy.PinMonitor {
+		// Its connection answers no more; Redis lets a monitor do little, too.
+		s.replyError("ERR nearside: " + s.d.Cmd.Name + " is not possible on a connection that monitors; RESET first")
+		return
+	}
 	switch s.d.Cmd.Pin {
 	case policy.PinTx:
 		s.transactionCommand(raw)
@@ -133,11 +207,20 @@ func (s *session) callPinned(db int, raw []byte) ([]byte, error) {
 	if !s.awaitAnswers() {
 		return nil, origin.ErrLost
 	}
-	b, err := s.pin.conn.Call(s.p.ctx, raw, 1)
-	if err != nil {
-		return nil, err
+	return s.p.callOwned(s.pin.conn, raw, 1)
+}
+
+// callOwned sends a request that does not block on an owned connection and waits
+// for its replies, at most so long that the origin must be taken for silent.
+func (p *Proxy) callOwned(c *origin.Conn, req []byte, replies int) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(p.ctx, 2*p.cfg.OriginTimeout)
+	defer cancel()
+	b, err := c.Call(ctx, req, replies)
+	if err != nil && ctx.Err() != nil {
+		c.Close(origin.ErrTimeout)
+		err = origin.ErrTimeout
 	}
-	return b, nil
+	return b, err
 }
 
 // block runs a command that may wait at the origin, for as long as the client
@@ -150,10 +233,12 @@ func (s *session) block(raw []byte) {
 	}
 	sl := s.slot()
 	s.effects(sl)
+	s.blocked.begin(s.pin.conn)
 	s.sendPinned(sl, s.d.DB, raw, 1)
 	s.flushOrigin()
 	s.sendOut()
 	s.awaitBlocked()
+	s.blocked.end()
 }
 
 // maxBehindBlock is how much a blocked client may send in advance while its
@@ -163,9 +248,18 @@ const maxBehindBlock = 64 << 10
 // awaitBlocked waits for the answer of a blocking command and watches the
 // client meanwhile. What the client sends in advance is kept.
 func (s *session) awaitBlocked() {
-	s.deadline(0) // idle_timeout is not for those who wait
+	s.deadline(0)          // idle_timeout is not for those who wait
+	if s.stopping.Load() { // it may have set the deadline before
+		s.leave()
+		return
+	}
 	q := &s.q
+	ahead := lookahead{frames: s.frames, at: s.off}
 	for {
+		s.runErrand()
+		if ahead.quit(s) && !s.endBlock() {
+			return
+		}
 		q.mu.Lock()
 		if q.unanswered == 0 || q.closed {
 			q.mu.Unlock()
@@ -179,23 +273,28 @@ func (s *session) awaitBlocked() {
 		q.kick = true
 		q.mu.Unlock()
 		if len(s.in) == cap(s.in) && !s.room() {
-			s.quit = true
+			s.leave()
 			return
 		}
 		n, err := s.conn.Read(s.in[len(s.in):cap(s.in)])
 		s.in = s.in[:len(s.in)+n]
 		if err != nil && (s.stopping.Load() || !errors.Is(err, os.ErrDeadlineExceeded)) {
-			if !s.stopping.Load() && err != io.EOF {
+			if !s.stopping.Load() && !errors.Is(err, io.EOF) {
 				s.p.m.readErrors.Inc()
 			}
-			s.quit = true
-			s.gone = true
-			s.abandon()
+			s.leave()
 			return
 		}
 	}
 	s.deadline(0)
 	s.now = clockNow()
+}
+
+// leave ends a session that is blocked, without a word.
+func (s *session) leave() {
+	s.quit = true
+	s.gone = true
+	s.abandon()
 }
 
 // blockedAway tells whether the client left while it was blocked, so that
@@ -211,42 +310,16 @@ func (s *session) startMonitor(raw []byte) {
 		s.replyOriginError(err)
 		return
 	}
+	s.pin.conn.ID(s.p.ctx)
+	if !s.awaitAnswers() { // nothing may be outstanding
+		return
+	}
 	s.monitor = true
+	s.monitors.Store(true)
+	s.publish()
 	s.watchPin()
 	s.pin.conn.SetMonitor()
 	s.sendPinned(s.slot(), -1, raw, 1)
-}
-
-// tracking runs CLIENT TRACKING and its relatives.
-func (s *session) tracking(raw []byte) {
-	if s.d.Cmd.Name != "client|tracking" {
-		if s.track {
-			s.sendPinned(s.slot(), -1, raw, 1)
-		} else {
-			s.forward(raw)
-		}
-		return
-	}
-	for _, a := range s.args[3:] {
-		if foldEqual(a, "redirect") {
-			s.replyError("ERR nearside: CLIENT TRACKING with REDIRECT is not supported; use RESP3 (HELLO 3), where invalidations come on the same connection")
-			return
-		}
-	}
-	reply, err := s.callPinned(s.d.DB, raw)
-	if err != nil {
-		s.replyOriginError(err)
-		return
-	}
-	if string(reply) == replyOK {
-		on := foldEqual(s.args[2], "on")
-		if on && !s.track {
-			s.track = true
-			s.watchPin()
-		}
-		s.track = on
-	}
-	s.replyRaw(reply)
 }
 
 // watchPin closes the session when the connection that pushes to it is lost,
@@ -291,14 +364,16 @@ func (s *session) becomeAsync() {
 
 // outOfBand takes what the origin sends without being asked.
 func (s *session) outOfBand(frame []byte, batch *origin.Batch) {
-	if s.p.fenceMessages && !s.monitor {
+	if s.p.fenceMessages && !s.monitors.Load() {
 		// The client learns that something happened: hits must not be older.
 		s.p.link.Fence()
 	}
-	if !s.pushOut(frame) {
-		s.p.log.Warn("closing a client that does not read its messages", "client", s.id, "backlog", maxPushBacklog)
-		s.p.m.slowClosed.Inc()
-		s.shut()
+	frame, second := s.ownRedirect(frame), []byte(nil)
+	if s.view.on.Load() {
+		frame, second = s.view.show(s.p, frame)
+	}
+	if !s.pushOut(frame) || second != nil && !s.pushOut(second) {
+		s.closeSlow()
 		return
 	}
 	batch.Add(s)

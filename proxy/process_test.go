@@ -326,6 +326,7 @@ func setHead(n int) string { return fmt.Sprintf("*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$
 
 var attacks = []attack{
 	{name: "1 GiB announced", run: func(t *testing.T, p *process) {
+		t.Helper()
 		for range 4 {
 			c := redistest.Dial(t, p.addr)
 			c.Write(setHead(1 << 30))

@@ -3,6 +3,7 @@ package proxy
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -15,6 +16,7 @@ import (
 
 	"nearside/policy"
 	"nearside/proxy/admin"
+	"nearside/proxy/internal/tlsfiles"
 	"nearside/proxy/l1"
 	"nearside/proxy/link"
 	"nearside/proxy/origin"
@@ -32,18 +34,20 @@ type Proxy struct {
 	link   *link.Link
 	origin *origin.Origin
 	admin  *admin.Server
+	tls    *tlsfiles.Watched // nil without TLS for clients
 	m      *meters
 
 	fences        policy.Fence // which ones are configured
 	fenceMessages bool
 	linked        bool // Redis reports changes
-	unfetchable   atomic.Bool
+	users         users
 
 	ctx       context.Context // ends with Run
 	cancel    context.CancelFunc
 	ready     chan struct{}
 	budget    budget
 	over      chan struct{}
+	slowClock func() int64 // of the time for which a subscriber may be behind
 	buffers   bufferPool
 	entries   entryPool
 	server    atomic.Pointer[serverFacts]
@@ -52,11 +56,15 @@ type Proxy struct {
 	databases sync.Map     // int: databases that the origin has
 	missing   atomic.Int64 // the smallest number of one that it has not; 0: not known
 
+	pause  pause
+	paused atomic.Bool // perhaps: CLIENT PAUSE was given and no UNPAUSE since
+
 	nextID    atomic.Uint64
 	clients   atomic.Int64
 	mu        sync.Mutex
 	listeners []net.Listener
 	sessions  map[*session]struct{}
+	ending    bool // no more sessions
 	wg        sync.WaitGroup
 }
 
@@ -71,12 +79,13 @@ func New(cfg Config) (*Proxy, error) {
 	}
 	p := &Proxy{
 		cfg: cfg, log: cfg.Log, begun: time.Now(), rules: rules,
-		policy:   policy.New(rules, policy.Options{HashFieldTTL: true}), // until the origin's version is known
-		mget:     policy.Lookup([][]byte{[]byte("mget")}),
-		m:        newMeters(rules.All()),
-		ready:    make(chan struct{}),
-		over:     make(chan struct{}, 1),
-		sessions: map[*session]struct{}{},
+		policy:    policy.New(rules, policy.Options{HashFieldTTL: true, Deny: cfg.Deny}), // until the origin's version is known
+		mget:      policy.Lookup([][]byte{[]byte("mget")}),
+		m:         newMeters(rules.All()),
+		ready:     make(chan struct{}),
+		over:      make(chan struct{}, 1),
+		slowClock: clockNow,
+		sessions:  map[*session]struct{}{},
 	}
 	p.ctx, p.cancel = context.WithCancel(context.Background())
 	p.budget.max = cfg.Buffers
@@ -97,6 +106,9 @@ func New(cfg Config) (*Proxy, error) {
 			p.fenceMessages = true
 		}
 	}
+	if p.tls, err = cfg.TLS.watch(cfg.Log); err != nil {
+		return nil, err
+	}
 	if p.l1, err = l1.New(l1.Config{
 		Memory: cfg.Memory, MaxEntries: cfg.MaxEntries, Rules: len(rules.All()),
 		Evicted: func(rule, n int) { p.m.rule(rule).evictions.Add(n) },
@@ -105,11 +117,12 @@ func New(cfg Config) (*Proxy, error) {
 	}
 	if p.origin, err = origin.Open(origin.Config{
 		URL: cfg.Redis, Timeout: cfg.OriginTimeout, Connections: cfg.OriginConnections, MaxPinned: cfg.MaxPinned,
-		OnConnect: p.met, Log: cfg.Log, SkipRunID: cfg.Embedded,
+		OnConnect: p.met, Budget: &p.budget, TLS: origin.TLS(cfg.RedisTLS), Log: cfg.Log, SkipRunID: cfg.Embedded,
 	}); err != nil {
 		p.l1.Close()
 		return nil, err
 	}
+	p.users.init(p)
 	mode := cfg.Link
 	if cfg.Embedded {
 		mode = link.ModeEmbedded
@@ -157,7 +170,7 @@ func (c *Config) fill() error {
 			*v = d
 		}
 	}
-	if len(c.Listen) == 0 {
+	if len(c.Listen) == 0 && len(c.TLS.Listen) == 0 {
 		c.Listen = []string{"127.0.0.1:6380"}
 	}
 	if c.DefaultUser == "" {
@@ -188,9 +201,18 @@ func (c *Config) fill() error {
 	if c.Version == "" {
 		c.Version = "unknown"
 	}
-	for _, addr := range c.Listen {
-		if c.ProtectedMode && !loopback(addr) {
-			return fmt.Errorf("listen address %s can be reached from other machines and nothing protects it; listen on loopback or set protected_mode: false", addr)
+	if len(c.TLS.Listen) > 0 && (c.TLS.Cert == "" || c.TLS.Key == "") {
+		return errors.New("clients can only connect by TLS to a nearside with a certificate and its key")
+	}
+	// As Redis's protected mode: refuse where a client could act without having
+	// shown who it is.
+	open := c.Listen
+	if c.TLS.ClientCA == "" {
+		open = slices.Concat(c.Listen, c.TLS.Listen)
+	}
+	for _, addr := range open {
+		if c.ProtectedMode && c.DefaultUser != "none" && !loopback(addr) {
+			return fmt.Errorf("listen address %s can be reached from other machines, and clients need no password there: set default_user: none, listen on loopback, or set protected_mode: false", addr)
 		}
 	}
 	return nil
@@ -250,6 +272,7 @@ func (p *Proxy) met(runID string) {
 		p.origin.Expect("")
 		p.link.Drop("another server answers at the origin's address")
 		p.l1.InvalidateAll()
+		p.users.doubt()
 	}
 }
 
@@ -257,6 +280,7 @@ func (p *Proxy) met(runID string) {
 func (p *Proxy) linkUp(runID string) {
 	p.origin.Expect(runID)
 	p.server.Store(nil)
+	p.users.doubt()
 	p.databases.Clear()
 	p.missing.Store(0)
 	// Without the server's version hash reads are simply not cached yet.

@@ -53,6 +53,7 @@ func (u *subscriptions) keep(s *session, bytes int) {
 func (u *subscriptions) forget(s *session) {
 	s.keep(-u.kept)
 	*u = subscriptions{}
+	s.view.forget(s)
 }
 
 func (u *subscriptions) count() int { return len(u.channels) + len(u.patterns) + len(u.shards) }
@@ -87,11 +88,19 @@ func (s *session) allowedSubscribed(d *policy.Decision) bool {
 			return false
 		}
 	}
-	name := strings.ToLower(string(s.args[0]))
-	if d.Cmd != nil {
-		name = d.Cmd.Name
+	switch { // Redis looks at the command first
+	case d.Cmd == nil:
+		s.replyError(errUnknown(s.args))
+		return false
+	case !d.Cmd.ArityOK(len(s.args)) && d.Cmd.Name != "exec":
+		s.replyError(errArity(d.Cmd.Name))
+		return false
 	}
-	s.replyError("ERR Can't execute '" + name + "': only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT / RESET are allowed in this context")
+	prefix := "ERR"
+	if d.Cmd.Name == "exec" {
+		prefix = "EXECABORT Transaction discarded because of:"
+	}
+	s.replyError(prefix + " Can't execute '" + d.Cmd.Name + "': only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT / RESET are allowed in this context")
 	return false
 }
 
@@ -109,11 +118,19 @@ func (s *session) subscribe(raw []byte) {
 		s.replyOriginError(err)
 		return
 	}
+	if !s.awaitAnswers() { // from here on arrays may be messages
+		return
+	}
 	if s.proto == 2 {
 		s.pin.conn.SetSubscribed(true)
 	}
 	if !un {
 		s.watchPin()
+	}
+	if s.needsView(un, set) {
+		s.subscribeViewed(un, set)
+		s.endSubscribed()
+		return
 	}
 	refused := false
 	sl := s.slot()
@@ -122,6 +139,7 @@ func (s *session) subscribe(raw []byte) {
 			b = appendError(nil, s.p.originError(err))
 		}
 		refused = b[0] == '-'
+		sl.mute = sl.mute && refused // CLIENT REPLY OFF is not for confirmations
 		return b
 	}
 	// Negative: so many replies, or a single error instead.
@@ -133,11 +151,18 @@ func (s *session) subscribe(raw []byte) {
 		s.subs.keep(s, set.change(un, s.args[1:]))
 		s.publish()
 	}
-	if !s.subscribed() { // the connection may go back
-		s.pin.conn.SetSubscribed(false)
-		if !s.pushes() {
-			s.unwatchPin()
-		}
+	s.endSubscribed()
+}
+
+// endSubscribed lets the connection go back if nothing is subscribed to any more.
+func (s *session) endSubscribed() {
+	if s.subscribed() {
+		return
+	}
+	s.view.forget(s)
+	s.pin.conn.SetSubscribed(false)
+	if !s.pushes() {
+		s.unwatchPin()
 	}
 }
 

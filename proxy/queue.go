@@ -38,6 +38,10 @@ type queue struct {
 	closed  bool
 	free    *slot
 	frees   int
+
+	slowSince int64 // since when more than softPushBacklog is unsent
+
+	credit int64 // in transit until now: the next that is counted is not counted again
 }
 
 // outChunk is the size beyond which the output buffer is closed and a new one
@@ -119,9 +123,14 @@ func (s *session) answer(sl *slot, b []byte, owned bool) {
 		q.writes--
 	}
 	if sl.mute {
-		b, owned = nil, false
+		b, owned, sl.parts = nil, false, nil
 	}
+	q.credit, sl.reserved = sl.reserved, 0
 	q.settleSlot(s, sl, b, owned)
+	if q.credit > 0 { // more than there is to send
+		s.p.budget.Release(q.credit)
+		q.credit = 0
+	}
 	if q.waiting {
 		q.cond.Signal()
 	}
@@ -149,14 +158,24 @@ func (q *queue) settleSlot(s *session, sl *slot, b []byte, owned bool) {
 			sl.reply = append([]byte(nil), b...)
 		}
 		q.grow(s, int64(len(b)))
+		for _, part := range sl.parts {
+			q.grow(s, int64(len(part)))
+		}
 		return
 	}
 	q.emit(s, b, owned)
+	for _, part := range sl.parts {
+		q.emit(s, part, true)
+	}
 	q.pop()
 	for q.head != nil && q.head.done {
 		sl := q.head
 		q.grow(s, -int64(len(sl.reply)))
 		q.emit(s, sl.reply, true)
+		for _, part := range sl.parts {
+			q.grow(s, -int64(len(part)))
+			q.emit(s, part, true)
+		}
 		q.pop()
 	}
 }
@@ -216,6 +235,12 @@ func (q *queue) emit(s *session, b []byte, owned bool) {
 
 func (q *queue) grow(s *session, n int64) {
 	q.size += n
+	if q.credit > 0 && n > 0 {
+		known := min(n, q.credit)
+		q.credit -= known
+		s.p.budget.handBack(s, known)
+		n -= known
+	}
 	s.p.budget.add(s, n)
 }
 
@@ -255,12 +280,51 @@ func (s *session) pushOut(frame []byte) bool {
 		return true
 	}
 	q.emit(s, frame, false)
-	return q.size <= maxPushBacklog
+	return q.size <= maxPushBacklog && !s.slowTooLong()
 }
 
-// maxPushBacklog is the hard limit of Redis's client-output-buffer-limit for
-// the class pubsub.
-const maxPushBacklog = 32 << 20
+// Redis's client-output-buffer-limit for the class pubsub: what must not be unsent
+// at any time, and what not for so long.
+const (
+	maxPushBacklog  = 32 << 20
+	softPushBacklog = 8 << 20
+	softPushTime    = 60 * time.Second
+)
+
+// slowTooLong tells whether a subscriber has been behind by more than
+// softPushBacklog for softPushTime. The caller holds q.mu.
+func (s *session) slowTooLong() bool {
+	q := &s.q
+	if q.size <= softPushBacklog {
+		q.slowSince = 0
+		return false
+	}
+	now := s.p.slowClock()
+	if q.slowSince == 0 {
+		q.slowSince = now
+		time.AfterFunc(softPushTime+time.Second, s.closeIfSlow) // no further message need come
+		return false
+	}
+	return now-q.slowSince > int64(softPushTime)
+}
+
+// closeIfSlow closes a subscriber that has not caught up.
+func (s *session) closeIfSlow() {
+	q := &s.q
+	q.mu.Lock()
+	slow := !q.closed && q.slowSince != 0 && s.slowTooLong()
+	q.mu.Unlock()
+	if slow {
+		s.closeSlow()
+	}
+}
+
+// closeSlow closes a client that does not read its messages.
+func (s *session) closeSlow() {
+	s.p.log.Warn("closing a client that does not read its messages", "client", s.id, "backlog", s.held.Load())
+	s.p.m.slowClosed.Inc()
+	s.shut()
+}
 
 // awaitAnswers waits until every request sent to the origin has been answered.
 // It reports false when the session is closed.
@@ -387,12 +451,16 @@ func (s *session) finishSend(full [][]byte, out []byte) {
 // tryAll writes without waiting; it leaves what the client did not take.
 func (s *session) tryAll(full *[][]byte, out *[]byte) bool {
 	for len(*full) > 0 {
-		n, ok := s.tryWrite((*full)[0])
+		b := (*full)[0]
+		n, ok := s.tryWrite(b)
 		s.sent(n)
-		if (*full)[0] = (*full)[0][n:]; !ok {
+		if !ok {
+			(*full)[0] = b[n:]
 			return false
 		}
+		(*full)[0] = nil // or the array would hold on to it
 		*full = (*full)[1:]
+		s.p.budget.gone(int64(len(b)))
 	}
 	n, ok := s.tryWrite(*out)
 	s.sent(n)
@@ -406,11 +474,13 @@ func (s *session) tryAll(full *[][]byte, out *[]byte) bool {
 }
 
 func (s *session) writeAll(full [][]byte, out []byte) {
-	for _, b := range full {
+	for i, b := range full {
 		if s.write(b) != nil {
 			return
 		}
 		s.sent(len(b))
+		full[i] = nil // or the array would hold on to it
+		s.p.budget.gone(int64(len(b)))
 	}
 	if s.write(out) == nil {
 		s.sent(len(out))
@@ -426,6 +496,9 @@ func (s *session) sent(n int) {
 	q.mu.Lock()
 	if !q.closed { // closing has given everything back
 		q.grow(s, -int64(n))
+		if q.slowSince != 0 && q.size <= softPushBacklog {
+			q.slowSince = 0
+		}
 	}
 	if q.waiting {
 		q.cond.Signal()

@@ -75,6 +75,7 @@ func TestQueueOrder(t *testing.T) {
 }
 
 func queueOrder(t *testing.T, seed uint64) {
+	t.Helper()
 	s, client := bareSession(t, nil)
 	const requests, answerers = 3000, 4
 	r := rand.New(rand.NewPCG(seed, 1))

@@ -33,6 +33,8 @@ const (
 	errWatchInMulti = "ERR WATCH inside MULTI is not allowed"
 	errExecNoMulti  = "ERR EXEC without MULTI"
 	errDiscardNo    = "ERR DISCARD without MULTI"
+	errNeedless     = "DENIED nearside is running in protected mode, and Redis's default user needs no password: give it one, use another user, or set protected_mode: false"
+	errLargeReply   = "ERR nearside: the reply does not fit into what is left of the buffers budget; the command has been executed. Ask for less or raise buffers"
 	errBusyBuffers  = "ERR nearside: the request does not fit into what is left of the buffers budget; send smaller requests or raise buffers"
 )
 
@@ -84,6 +86,8 @@ func (p *Proxy) originError(err error) string {
 	switch {
 	case errors.As(err, &refused):
 		return strings.TrimPrefix(refused.Line, "-")
+	case errors.Is(err, origin.ErrTooLarge):
+		return errLargeReply
 	case errors.Is(err, origin.ErrLost):
 		return "ERR nearside: the connection to Redis at " + p.origin.Addr() + " was lost before the reply; the command may or may not have been executed"
 	case errors.Is(err, origin.ErrTimeout):

@@ -37,6 +37,7 @@ func (p *Proxy) Run(ctx context.Context) error {
 			failed <- fmt.Errorf("link: %w", err)
 		}
 	})
+	p.wg.Go(func() { p.users.watch(p.ctx) })
 	adminCtx, stopAdmin := context.WithCancel(context.Background())
 	defer stopAdmin()
 	if p.admin != nil {
@@ -68,14 +69,25 @@ func (p *Proxy) listen() error {
 		if err != nil {
 			return err
 		}
-		p.mu.Lock()
-		p.listeners = append(p.listeners, ln)
-		p.mu.Unlock()
+		p.opened(ln)
+	}
+	for _, addr := range p.cfg.TLS.Listen {
+		ln, err := listenOn(addr)
+		if err != nil {
+			return err
+		}
+		p.opened(newTLSListener(ln, p.tls))
 	}
 	if p.admin != nil {
 		return p.admin.Listen()
 	}
 	return nil
+}
+
+func (p *Proxy) opened(ln net.Listener) {
+	p.mu.Lock()
+	p.listeners = append(p.listeners, ln)
+	p.mu.Unlock()
 }
 
 func listenOn(addr string) (net.Listener, error) {
@@ -146,14 +158,21 @@ func (p *Proxy) admit(conn net.Conn) {
 	if p.clients.Add(1) > int64(p.cfg.MaxClients) {
 		p.clients.Add(-1)
 		p.m.rejected.Inc()
-		// The error is a courtesy: whoever does not take it at once misses it.
-		_ = conn.SetWriteDeadline(time.Now().Add(acceptPause))
-		_, _ = conn.Write(appendError(nil, errMaxClients))
+		// The error is a courtesy: whoever does not take it at once misses it, and
+		// so does who would have to shake hands first.
+		if _, ok := conn.(*tlsConn); !ok {
+			_ = conn.SetWriteDeadline(time.Now().Add(acceptPause))
+			_, _ = conn.Write(appendError(nil, errMaxClients))
+		}
 		_ = conn.Close()
 		return
 	}
 	s := p.newSession(conn)
-	p.enrol(s)
+	if !p.enrol(s) {
+		p.clients.Add(-1)
+		_ = conn.Close()
+		return
+	}
 	p.wg.Go(func() {
 		defer p.clients.Add(-1)
 		defer p.crash(s)
@@ -161,10 +180,15 @@ func (p *Proxy) admit(conn net.Conn) {
 	})
 }
 
-func (p *Proxy) enrol(s *session) {
+// enrol makes a session one of the proxy's, unless that is ending.
+func (p *Proxy) enrol(s *session) bool {
 	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.ending {
+		return false
+	}
 	p.sessions[s] = struct{}{}
-	p.mu.Unlock()
+	return true
 }
 
 // crash keeps one session's bug from ending all others.
@@ -185,7 +209,7 @@ func (p *Proxy) relieve() {
 			return
 		case <-p.over:
 		}
-		for p.budget.used.Load() > p.budget.max {
+		for p.budget.crowded() {
 			worst := p.worst()
 			if worst == nil {
 				break
@@ -218,6 +242,9 @@ func (p *Proxy) worst() (worst *session) {
 
 // drain ends all sessions: each reads no more, answers what it has read, and closes.
 func (p *Proxy) drain() {
+	p.mu.Lock()
+	p.ending = true
+	p.mu.Unlock()
 	for _, s := range p.sessionList() {
 		s.stop()
 	}
@@ -233,6 +260,7 @@ func (p *Proxy) drain() {
 	select {
 	case <-done:
 	case <-deadline.C:
+		p.cancel() // who waits for the origin waits no more
 		for _, s := range p.sessionList() {
 			s.shut()
 		}

@@ -33,6 +33,7 @@ type session struct {
 	libVer  string
 	user    string // ACL user it acts as; "" is nearside's own
 	pass    string
+	acl     *aclUser // the same user's part in the near cache
 	authed  bool
 	reply   replyMode
 	quit    bool
@@ -47,10 +48,12 @@ type session struct {
 	args     [][]byte
 	d        policy.Decision
 	now      int64 // the proxy's clock, read once per batch
+	waited   bool  // now is of before something that took its time
 	scratch  []byte
 	id1      []byte // near cache key under construction
 	kept     int64  // bytes counted for what the client wants remembered
 	argsHeld int64  // bytes counted for very many arguments
+	gave     bool   // the request at hand went to the origin with its buffer
 	last     atomic.Pointer[policy.Command]
 	active   atomic.Int64 // proxy clock of the last request
 
@@ -69,11 +72,23 @@ type session struct {
 	tx      transaction
 	watch   bool // WATCH is in force
 	subs    subscriptions
-	track   bool // CLIENT TRACKING is on
+	view    keyView // of keyspace notifications
+	track   bool    // CLIENT TRACKING is on
+	target  bool    // another session's invalidations are redirected to this one's pinned connection
+	bcast   bool
+	noEvict bool
+	caching caching
 	monitor bool
 
 	unwatch chan struct{} // closed when the loss of the pinned connection no longer matters
 
+	monitors atomic.Bool          // monitor, for the pinned connection's reader
+	redirect atomic.Uint64        // the session that CLIENT TRACKING redirects to; 0: none
+	blocked  blockedOn            // for CLIENT UNBLOCK of other sessions
+	pausing  atomic.Bool          // CLIENT PAUSE holds it back
+	queuedN  atomic.Int32         // commands queued since MULTI, plus 1; 0: no MULTI
+	unread   atomic.Int64         // bytes of unfinished requests when it last waited for more
+	errands  errands              // what other sessions ask the reader to do
 	public   atomic.Pointer[seen] // for CLIENT LIST of other sessions
 	gone     bool                 // the client left while it was blocked
 	stopping atomic.Bool          // nearside ends
@@ -105,7 +120,7 @@ const keepOut = 16 << 10
 func (p *Proxy) newSession(conn net.Conn) *session {
 	s := &session{
 		p: p, id: p.nextID.Add(1), conn: conn, begun: time.Now(), proto: 2, ended: make(chan struct{}),
-		authed: p.cfg.DefaultUser != "none",
+		authed: p.cfg.DefaultUser != "none", acl: &p.users.own,
 		frames: framer{maxRequest: p.cfg.MaxRequest, maxBulk: min(p.cfg.MaxRequest, 512<<20), maxArgs: max(1024, min(p.cfg.MaxRequest/64, 1<<20))},
 	}
 	s.q.cond.L = &s.q.mu
@@ -117,6 +132,9 @@ func (p *Proxy) newSession(conn net.Conn) *session {
 // serve runs the session until the client is gone or nearside closes it.
 func (s *session) serve() {
 	defer s.close()
+	if !s.handshake() {
+		return
+	}
 	s.in = make([]byte, 0, inIdle)
 	for s.read() {
 		s.now = clockNow()
@@ -139,20 +157,29 @@ func (s *session) read() bool {
 		return false
 	}
 	unfinished := len(s.in) > 0
+	if n := int64(len(s.in)); n != s.unread.Load() {
+		s.unread.Store(n)
+	}
 	switch {
 	case unfinished:
 		if s.since.IsZero() || len(s.in)-s.mark >= patientFor {
 			s.since, s.mark = time.Now(), len(s.in)
 		}
 		s.deadline(time.Until(s.since.Add(s.p.cfg.RequestTimeout)))
-	case s.p.cfg.IdleTimeout > 0 && !s.subscribed():
+	case s.p.cfg.IdleTimeout > 0 && !s.subscribed() && !s.monitor:
 		s.deadline(s.p.cfg.IdleTimeout)
 	}
 	if s.stopping.Load() {
 		return false
 	}
+	if s.runErrand() {
+		return s.read()
+	}
 	n, err := s.conn.Read(s.in[len(s.in):cap(s.in)])
 	s.in = s.in[:len(s.in)+n]
+	if n == 0 && errors.Is(err, os.ErrDeadlineExceeded) && s.runErrand() {
+		return s.read()
+	}
 	if n > 0 {
 		if unfinished {
 			s.deadline(0)
@@ -177,8 +204,12 @@ func (s *session) deadline(d time.Duration) {
 	_ = s.conn.SetReadDeadline(t)
 }
 
+// trusted is the part of a request that must have come before room is made for
+// all of it. It is also what of a large request is copied on its way in.
+const trusted = 16
+
 // room makes room in the read buffer. It doubles at most, whatever length the
-// client has announced, so that memory follows bytes that really came.
+// client has announced, until a good part of that has really come.
 func (s *session) room() bool {
 	size := cap(s.in)
 	switch {
@@ -186,8 +217,11 @@ func (s *session) room() bool {
 		s.resize(inIdle)
 	case len(s.in) == size:
 		grown := 2 * size
-		if want := s.frames.want(); want > size && want < grown {
+		if want := s.frames.want(); want > size && (want < grown || want >= giveSize && len(s.in) >= want/trusted) {
 			grown = want
+			if want >= giveSize && s.frames.args > 1 { // little follows a large argument
+				grown += max(inIdle, want/64)
+			}
 		}
 		if more := int64(grown - max(size, inIdle)); grown > inLarge {
 			if !s.p.budget.reserve(s, more) {
@@ -293,6 +327,17 @@ func (s *session) request(kind frameKind, raw []byte) bool {
 		return false
 	}
 	s.dispatch(raw)
+	if s.gave { // nothing may hold on to what was given away
+		clear(s.args[:cap(s.args)])
+		s.gave = false
+		s.flushOrigin()
+	}
+	if s.caching.state == cachingArmed {
+		s.spendCaching()
+	}
+	if s.tx.open || s.queuedN.Load() != 0 {
+		s.noteMulti()
+	}
 	return !s.quit
 }
 
@@ -421,8 +466,14 @@ func (s *session) drainOut() {
 	s.flushReplies()
 	q := &s.q
 	q.mu.Lock()
-	for s.async && q.sending && !q.closed {
-		q.wait()
+	for s.async && !q.closed && (q.sending || len(q.out)+len(q.full) > 0) {
+		if q.sending {
+			q.wait()
+			continue
+		}
+		q.mu.Unlock()
+		s.sendOut()
+		q.mu.Lock()
 	}
 	q.mu.Unlock()
 }
@@ -445,8 +496,9 @@ func (s *session) shut() {
 	q.mu.Lock()
 	q.closed = true
 	s.charge(-q.size)
-	q.size = 0
 	q.full, q.out = nil, nil
+	s.p.budget.gone(q.size)
+	q.size = 0
 	q.cond.Broadcast()
 	q.mu.Unlock()
 	_ = s.conn.Close() // nothing is left to be said to this client
@@ -460,6 +512,7 @@ func (s *session) close() {
 	s.counts.flush(s)
 	s.charge(-int64(max(cap(s.in), inIdle)-inIdle) - s.kept - s.argsHeld)
 	s.kept, s.argsHeld = 0, 0
+	s.p.users.leave(s.acl)
 	s.p.forget(s)
 	close(s.ended)
 }

@@ -16,20 +16,23 @@ type slot struct {
 	s    *session
 	next *slot
 
-	done  bool   // the answer is known and waits for earlier ones
-	reply []byte // the answer while it waits
-	read  bool   // a cacheable read: later ones may overtake it
-	mute  bool   // CLIENT REPLY OFF or SKIP: the answer is not sent
+	done  bool     // the answer is known and waits for earlier ones
+	reply []byte   // the answer while it waits
+	parts [][]byte // more of it
+	read  bool     // a cacheable read: later ones may overtake it
+	mute  bool     // CLIENT REPLY OFF or SKIP: the answer is not sent
 
 	// What is to happen when the answer comes.
-	finish finisher
-	strip  int          // replies of inserted commands in front of the answer
-	fence  policy.Fence // raise a fence before the client learns the answer
-	writes []uint32     // L1 counters of the keys it writes
-	seen   bool         // it only read the keys in writes, past the near cache
-	all    writeAll     // what it does to everything
-	fetch  *fetch       // of a cached read
-	inline [2]uint32    // backs writes: most commands write one or two keys
+	finish   finisher
+	strip    int          // replies of inserted commands in front of the answer
+	fence    policy.Fence // raise a fence before the client learns the answer
+	writes   []uint32     // L1 counters of the keys it writes
+	seen     bool         // it only read the keys in writes, past the near cache
+	nilIsNo  bool         // a null or 0 says that the lock is another's
+	all      writeAll     // what it does to everything
+	fetch    *fetch       // of a cached read
+	reserved int64        // what the budget counts for the answer, as in transit
+	inline   [2]uint32    // backs writes: most commands write one or two keys
 }
 
 // A finisher turns what the origin answered into what the client gets. It runs
@@ -45,6 +48,27 @@ const (
 	writeEvery                  // it may change everything: flush
 )
 
+// ReplyOwned takes a large answer and what the budget counts for it (origin.Owner).
+func (sl *slot) ReplyOwned(b []byte, reserved int64, batch *origin.Batch) {
+	sl.reserved = reserved
+	sl.Reply(b, nil, batch)
+}
+
+// TakesParts tells whether the answer is passed on as it comes (origin.PartsOwner).
+func (sl *slot) TakesParts() bool { return sl.finish == nil && sl.fetch == nil }
+
+// ReplyParts takes a very long answer in pieces (origin.PartsOwner).
+func (sl *slot) ReplyParts(parts [][]byte, reserved int64, batch *origin.Batch) {
+	for range sl.strip {
+		_, parts[0] = origin.Split(parts[0])
+	}
+	sl.settle(parts[0], nil)
+	sl.reserved, sl.parts = reserved, parts[1:]
+	sl.s.answer(sl, parts[0], true)
+	sl.s.p.budget.gone(reserved) // the pieces are too small to be noticed when they are
+	batch.Add(sl.s)
+}
+
 // Reply takes the origin's answer (origin.Sink).
 func (sl *slot) Reply(b []byte, err error, batch *origin.Batch) {
 	s := sl.s
@@ -54,7 +78,9 @@ func (sl *slot) Reply(b []byte, err error, batch *origin.Batch) {
 			_, b = origin.Split(b)
 		}
 	}
-	if sl.fetch != nil && err == nil && fetchDenied(b) {
+	if sl.fetch != nil && err == nil && sl.fetch.denied(s.p, b) {
+		s.p.budget.Release(sl.reserved)
+		sl.reserved = 0
 		go s.refetch(sl)
 		return
 	}
@@ -117,7 +143,7 @@ func (sl *slot) settle(b []byte, err error) {
 			p.l1.EndWrite(w)
 		}
 	}
-	if sl.fence&p.fences != 0 && (sl.fence != policy.FenceLock || err != nil || !refusedLock(b)) {
+	if sl.fence&p.fences != 0 && (sl.fence != policy.FenceLock || err != nil || !sl.nilIsNo || !refusedLock(b)) {
 		p.link.Fence()
 	}
 	// Hits come back only now, when the fence already holds them.
@@ -129,8 +155,9 @@ func (sl *slot) settle(b []byte, err error) {
 	}
 }
 
-// refusedLock tells whether a lock acquisition was answered "no": then the
-// client has learned nothing about what the holder wrote.
+// refusedLock tells whether SET NX or SETNX was answered "no": then the client
+// has learned nothing about what the holder wrote. What a script means by null is
+// its own matter: Redisson's answers null for a lock that was acquired.
 func refusedLock(b []byte) bool {
 	switch string(bytes.TrimSuffix(b, []byte("\r\n"))) {
 	case "$-1", "*-1", "_", ":0":
@@ -147,7 +174,8 @@ type fetch struct {
 	key    []byte
 	rule   *policy.Rule
 	many   []manyKey    // the keys of an MGET
-	group  origin.Group // where it was sent
+	user   *aclUser     // who asked
+	via    *origin.Conn // where it was sent
 	plain  []byte       // the request as the client sent it, should the two-step form be refused
 }
 

@@ -38,6 +38,9 @@ func (p *Proxy) infoText() string {
 	line("link_flushes", ls.Nulls)
 	line("link_fences", ls.Fences)
 
+	line("users_sessions", p.users.acting())
+	line("users_rights", p.users.state(now))
+
 	cs := p.l1.Stats()
 	line("cache_entries", cs.Entries)
 	line("cache_bytes", cs.Bytes)

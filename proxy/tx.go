@@ -2,7 +2,10 @@ package proxy
 
 import (
 	"bytes"
+	"errors"
 	"slices"
+	"strings"
+	"sync/atomic"
 
 	"github.com/tidwall/redcon"
 
@@ -19,20 +22,33 @@ type transaction struct {
 	dirty bool // a command was refused here: EXEC must abort
 	lost  bool // the connection with the WATCH or MULTI is gone
 
-	before int      // the session's database at MULTI
-	db     int      // the connection's database at MULTI
-	items  []txItem // what EXEC's array is made of; nil while it can be passed on as it comes
-	n      int      // commands queued so far
-	kept   int      // bytes of replies in items
-	writes []uint32
-	all    writeAll
-	fence  policy.Fence
+	mayWrite bool // a command queued so far may write
+	locals   bool // there are commands of nearside's own
+	subs     []txSub
+
+	before  int          // the session's database at MULTI
+	db      int          // the connection's database at MULTI
+	items   []txItem     // what EXEC's array is made of; nil while it can be passed on as it comes
+	n       int          // commands queued so far
+	kept    int          // bytes counted for all this
+	counted int          // of these, for the lists
+	refused *atomic.Bool // Redis did not accept the MULTI
+	writes  []uint32
+	all     writeAll
+	fence   policy.Fence
+}
+
+// txSub is a SUBSCRIBE or UNSUBSCRIBE of one channel.
+type txSub struct {
+	command string
+	names   [][]byte
 }
 
 // txItem is one element that the client sees in EXEC's array.
 type txItem struct {
 	inserted int    // elements in front of it that nobody asked for
 	own      []byte // answered by nearside: takes no element
+	raw      []byte // a command of nearside's own that runs when EXEC has
 	parts    int    // elements that are merged into it; 0: one, as it comes
 	merge    func([][]byte) []byte
 }
@@ -63,7 +79,7 @@ func (s *session) transactionCommand(raw []byte) {
 	}
 	db := s.d.DB
 	if err := s.acquire(db); err != nil {
-		s.replyOriginError(err)
+		s.failTransaction(err)
 		return
 	}
 	switch s.d.Cmd.Name {
@@ -74,9 +90,55 @@ func (s *session) transactionCommand(raw []byte) {
 	case "unwatch":
 		s.watch = false
 	case "multi":
-		s.openTransaction(false)
+		s.openMulti(raw)
+		return
 	}
 	s.sendPinned(s.slot(), -1, raw, 1)
+}
+
+// failTransaction deals with a WATCH or MULTI that has no connection. Behind it,
+// perhaps in the same chunk, come commands that must run guarded and together or
+// not at all. So MULTI is answered OK, its commands an error, and EXEC aborts, which
+// every client knows; a plain error would let them run one by one.
+func (s *session) failTransaction(err error) {
+	s.p.m.originErrors.Inc()
+	if s.d.Cmd.Name == "multi" {
+		s.openTransaction(true)
+		s.replyString(replyOK)
+		return
+	}
+	s.tx.lost = s.tx.lost || s.d.Cmd.Name == "watch"
+	s.replyError(s.p.originError(err))
+}
+
+// openMulti opens a transaction, and closes it again if Redis does not accept that.
+func (s *session) openMulti(raw []byte) {
+	s.openTransaction(false)
+	refused := new(atomic.Bool)
+	s.tx.refused = refused
+	sl := s.slot()
+	sl.finish = func(_ *slot, b []byte, err error) []byte {
+		if err != nil { // the transaction is lost, and EXEC will say so (failTransaction)
+			return []byte(replyOK)
+		}
+		if b[0] == '-' {
+			refused.Store(true)
+		}
+		return b
+	}
+	s.sendPinned(sl, -1, raw, 1)
+	if !s.acl.fetches.Load() { // this user may lack the right: nothing must run outside MULTI unnoticed
+		s.awaitAnswers()
+	}
+}
+
+// inMulti tells whether a transaction is open, as far as is known.
+func (s *session) inMulti() bool {
+	if s.tx.open && s.tx.refused != nil && s.tx.refused.Load() {
+		s.keep(-s.tx.kept)
+		s.tx = transaction{}
+	}
+	return s.tx.open
 }
 
 // loseWatch notes that a WATCH is gone with its connection: the transaction
@@ -114,7 +176,18 @@ func (s *session) watchKeys(raw []byte) {
 		s.pin.db = db
 	}
 	sl := s.slot()
-	sl.strip = 2*len(dbs) - 1
+	sl.finish = func(_ *slot, b []byte, err error) []byte {
+		if err != nil {
+			return appendError(nil, s.p.originError(err))
+		}
+		var one []byte
+		for len(b) > 0 { // one refusal is the answer to the whole
+			if one, b = origin.Split(b); one[0] == '-' {
+				break
+			}
+		}
+		return one
+	}
 	s.submit(sl, s.pin.conn, req, 2*len(dbs))
 }
 
@@ -156,12 +229,28 @@ func (s *session) inTransaction(raw []byte) {
 		s.queueJoined()
 	case name == "select":
 		s.queueSelect(raw)
+	case d.Route == policy.RoutePin && d.Cmd.Pin == policy.PinSub && d.Cmd.ArityOK(len(s.args)):
+		s.queueSubscribe(raw)
+	case name == "monitor": // Redis refuses it when EXEC runs
+		s.queueCommand(raw)
+	case name == "client|getredir" || name == "client|trackinginfo":
+		s.queueLocal(raw)
 	case d.Route == policy.RouteLocal && name != "info" && name != "ping":
 		s.queueLocal(raw)
 	case d.Route == policy.RoutePin && (d.Cmd.Pin == policy.PinSub || d.Cmd.Pin == policy.PinMonitor || d.Cmd.Pin == policy.PinTracking):
 		s.abortLater("ERR nearside: "+name+" inside MULTI is not supported; send it before MULTI", true)
 	default:
 		s.queueCommand(raw)
+	}
+}
+
+// weighTransaction counts what the transaction makes nearside remember.
+func (s *session) weighTransaction() {
+	if t := &s.tx; t.open {
+		n := txItemBytes*len(t.items) + 8*len(t.writes)
+		s.keep(n - t.counted)
+		t.kept += n - t.counted
+		t.counted = n
 	}
 }
 
@@ -191,7 +280,9 @@ func (s *session) collectEffects() {
 	t := &s.tx
 	var sl slot
 	sl.s = s
-	s.effects(&sl)
+	if s.effects(&sl); s.d.Effect == 0 && (s.d.Route == policy.RouteCache || s.d.Route == policy.RouteSplit) {
+		s.observe(&sl) // EXEC shows Redis's own state: nothing older must follow it
+	}
 	t.writes = append(t.writes, sl.writes...)
 	t.all = max(t.all, sl.all)
 	t.fence |= sl.fence
@@ -242,27 +333,103 @@ func (s *session) queueLocal(raw []byte) {
 		s.abortLater(errArity(d.Cmd.Name), true)
 		return
 	}
-	if name := s.d.Cmd.Name; name == "hello" || name == "auth" {
+	if name := s.d.Cmd.Name; name == "client" || name == "client|help" { // Redis answers; it alone knows which subcommands there are
+		s.queueCommand(raw)
+		return
+	}
+	if name := s.d.Cmd.Name; name == "auth" || name == "hello" && !s.sameHello() {
 		s.abortLater("ERR nearside: "+name+" inside MULTI is not supported; send it before MULTI", true)
 		return
 	}
-	own := s.capture(raw)
-	n := len(own) + txItemBytes
+	n := len(raw)
 	if !s.p.budget.reserve(s, int64(n)) {
 		s.abortLater(errBusyBuffers, true)
 		return
 	}
 	s.kept += int64(n)
 	s.tx.kept += n
-	s.tx.special(txItem{own: own})
+	s.tx.special(txItem{raw: bytes.Clone(raw)})
+	s.tx.locals = true
 	s.replyString(replyQueued)
+}
+
+// sameHello tells whether a HELLO changes neither protocol version nor user: the
+// array that EXEC answers is in one version, and the commands in it are of one user.
+func (s *session) sameHello() bool {
+	if len(s.args) < 2 {
+		return true
+	}
+	v, ok := parseLength(s.args[1])
+	if ok && v != int64(s.proto) {
+		return false
+	}
+	return !slices.ContainsFunc(s.args[2:], func(a []byte) bool { return foldEqual(a, "auth") })
+}
+
+// queueSubscribe queues SUBSCRIBE and its relatives. Redis puts one confirmation
+// per channel into EXEC's array, which is an array still if that is one.
+func (s *session) queueSubscribe(raw []byte) {
+	name := s.d.Cmd.Name
+	if name == "ssubscribe" { // Redis refuses it when EXEC runs
+		s.queueCommand(raw)
+		return
+	}
+	un := strings.Contains(name, "unsub")
+	set := s.subs.set(name)
+	if len(s.args) > 2 || len(s.args) == 1 && len(*set)+len(s.tx.subs) > 1 || s.needsView(un, set) {
+		s.abortLater("ERR nearside: "+name+" of several channels, or of keyspace notifications, inside MULTI is not supported; send it before MULTI", true)
+		return
+	}
+	sub := txSub{command: name}
+	for _, a := range s.args[1:] {
+		sub.names = append(sub.names, bytes.Clone(a))
+	}
+	s.tx.subs = append(s.tx.subs, sub)
+	s.tx.plain()
+	s.sendPinned(s.slot(), -1, raw, 1)
+}
+
+// applySubs notes what the transaction has subscribed to.
+func (s *session) applySubs(t *transaction, executed bool) {
+	if len(t.subs) == 0 {
+		return
+	}
+	if executed {
+		for _, sub := range t.subs {
+			s.subs.keep(s, s.subs.set(sub.command).change(strings.Contains(sub.command, "unsub"), sub.names))
+		}
+		s.publish()
+	}
+	s.endSubscribed()
+}
+
+// runLocals runs nearside's own commands of a transaction that Redis has executed.
+func (s *session) runLocals(t *transaction) {
+	for i := range t.items {
+		it := &t.items[i]
+		if it.raw == nil {
+			continue
+		}
+		complete, args, _, _, err := redcon.ReadNextCommand(it.raw, nil)
+		if err != nil || !complete { // it was understood before
+			it.own = appendError(nil, errSyntax)
+			continue
+		}
+		s.args = args
+		s.decide()
+		it.own = s.capture(it.raw)
+	}
 }
 
 // capture runs a local command and returns its reply instead of sending it.
 func (s *session) capture(raw []byte) []byte {
 	got := []byte{}
 	s.captured = &got
-	s.answerLocal(raw)
+	if s.d.Route == policy.RoutePin { // CLIENT GETREDIR, CLIENT TRACKINGINFO
+		s.tracking(raw)
+	} else {
+		s.answerLocal(raw)
+	}
 	s.captured = nil
 	return got
 }
@@ -317,13 +484,23 @@ func (s *session) exec(raw []byte) {
 		s.sendPinned(sl, -1, []byte("*1\r\n$7\r\nDISCARD\r\n"), 1)
 		return
 	}
+	if len(t.subs) > 0 {
+		s.watchPin()
+		if s.proto == 2 {
+			s.pin.conn.SetSubscribed(true)
+		}
+	}
+	if t.locals {
+		s.execLocals(raw, &t)
+		return
+	}
 	sl := s.slot()
 	sl.writes, sl.all, sl.fence = t.writes, t.all, t.fence
 	after := s.pin.db
 	failed := false
 	sl.finish = func(_ *slot, b []byte, err error) []byte {
 		if err != nil {
-			failed = true
+			failed = !errors.Is(err, origin.ErrTooLarge) // that one was executed
 			return appendError(nil, s.p.originError(err))
 		}
 		n, _, ok := origin.Elements(b)
@@ -338,7 +515,7 @@ func (s *session) exec(raw []byte) {
 	}
 	s.endTransaction()
 	s.sendPinned(sl, -1, raw, 1)
-	if t.items == nil && after == t.db && s.db == t.before {
+	if t.items == nil && after == t.db && s.db == t.before && len(t.subs) == 0 {
 		return
 	}
 	// Which database is selected now, here and there, depends on the outcome.
@@ -348,6 +525,34 @@ func (s *session) exec(raw []byte) {
 	if failed {
 		s.rollback(&t)
 	}
+	s.applySubs(&t, !failed)
+}
+
+// execLocals is EXEC of a transaction with commands of nearside's own: they run
+// once Redis has executed the others, and not if it has not.
+func (s *session) execLocals(raw []byte, t *transaction) {
+	if !s.awaitAnswers() {
+		return
+	}
+	sl := s.slot()
+	sl.writes, sl.all, sl.fence = t.writes, t.all, t.fence
+	s.endTransaction()
+	sl.begin()
+	b, err := s.pin.conn.Call(s.p.ctx, raw, 1)
+	sl.settle(b, err)
+	executed := errors.Is(err, origin.ErrTooLarge)
+	if err != nil {
+		b = appendError(nil, s.p.originError(err))
+	} else if n, _, ok := origin.Elements(b); ok && n >= 0 {
+		executed = true
+		s.runLocals(t)
+		b = assemble(b, t.items)
+	}
+	if !executed {
+		s.rollback(t)
+	}
+	s.replyRaw(b)
+	s.applySubs(t, executed)
 }
 
 // rollback returns to the databases that were selected before MULTI.

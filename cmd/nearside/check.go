@@ -1,9 +1,13 @@
 package main
 
 import (
+	"crypto/tls"
+	"crypto/x509"
 	"fmt"
+	"os"
 	"slices"
 	"strconv"
+	"strings"
 
 	"nearside/policy"
 )
@@ -11,7 +15,7 @@ import (
 // check finds what is wrong between values that are each right by themselves,
 // and completes the rules.
 func (s *settings) check() error {
-	for _, check := range []func() error{s.checkAddresses, s.checkTimes, s.checkSizes, s.checkRules} {
+	for _, check := range []func() error{s.checkAddresses, s.checkTLS, s.checkTimes, s.checkSizes, s.checkRules} {
 		if err := check(); err != nil {
 			return err
 		}
@@ -32,26 +36,98 @@ func (s *settings) fail(reason string, paths ...string) error {
 
 func (s *settings) checkAddresses() error {
 	c := &s.cfg
-	if len(c.Listen) == 0 {
+	if len(c.Listen) == 0 && len(c.TLS.Listen) == 0 {
 		return s.fail("listen names no address: nobody could connect", "listen")
 	}
-	for i, a := range c.Listen {
-		path := "listen[" + strconv.Itoa(i) + "]"
-		if slices.Contains(c.Listen[:i], a) && !anyPort(a) {
-			return s.fail(fmt.Sprintf("%s is given twice", a), path, "listen")
-		}
-		if c.ProtectedMode && !loopback(a) {
-			return s.fail(fmt.Sprintf("%s can be reached from other machines: that needs protected_mode: false, and default_user: none unless everybody may do what nearside may", a), path, "listen")
-		}
+	if err := s.checkListeners(c.Listen, "listen", nil, false); err != nil {
+		return err
+	}
+	if err := s.checkListeners(c.TLS.Listen, "tls.listen", c.Listen, c.TLS.ClientCA != ""); err != nil {
+		return err
 	}
 	if c.Admin == "" {
 		return nil
 	}
-	if slices.Contains(c.Listen, c.Admin) && !anyPort(c.Admin) {
-		return s.fail(fmt.Sprintf("admin and listen name the same address, %s", c.Admin), "admin", "listen")
+	for _, l := range []struct {
+		path string
+		list []string
+	}{{"listen", c.Listen}, {"tls.listen", c.TLS.Listen}} {
+		if slices.Contains(l.list, c.Admin) && !anyPort(c.Admin) {
+			return s.fail(fmt.Sprintf("admin and %s name the same address, %s", l.path, c.Admin), "admin", l.path)
+		}
 	}
 	if c.ProtectedMode && !loopback(c.Admin) {
 		return s.fail(fmt.Sprintf("the admin address %s can be reached from other machines: that needs protected_mode: false", c.Admin), "admin")
+	}
+	return nil
+}
+
+// checkListeners looks at one list of addresses; taken are those of another one,
+// and identified says that clients there show who they are.
+func (s *settings) checkListeners(list []string, key string, taken []string, identified bool) error {
+	for i, a := range list {
+		path := key + "[" + strconv.Itoa(i) + "]"
+		if (slices.Contains(list[:i], a) || slices.Contains(taken, a)) && !anyPort(a) {
+			return s.fail(fmt.Sprintf("%s is given twice", a), path, key)
+		}
+		// As Redis's protected mode: a password would do.
+		if s.cfg.ProtectedMode && s.cfg.DefaultUser != "none" && !identified && !loopback(a) {
+			return s.fail(fmt.Sprintf("%s can be reached from other machines, and everybody there may do what nearside may: that needs default_user: none, so that clients must authenticate, or protected_mode: false", a), path, key)
+		}
+	}
+	return nil
+}
+
+// checkTLS: what belongs together must be there and fit.
+func (s *settings) checkTLS() error {
+	c := &s.cfg
+	if _, given := s.at["redis_tls"]; given && !strings.HasPrefix(c.Redis, "rediss://") {
+		return s.fail("redis_tls is of no use without a URL that begins with rediss://", "redis_tls")
+	}
+	if err := s.checkPair("redis_tls", c.RedisTLS.Cert, c.RedisTLS.Key); err != nil {
+		return err
+	}
+	if err := s.checkCA("redis_tls.ca", c.RedisTLS.CA); err != nil {
+		return err
+	}
+	if _, given := s.at["tls"]; !given {
+		return nil
+	}
+	if len(c.TLS.Listen) == 0 {
+		return s.fail("tls.listen names no address: nobody could connect by TLS", "tls.listen", "tls")
+	}
+	if c.TLS.Cert == "" {
+		return s.fail("tls needs cert and key", "tls.key", "tls")
+	}
+	if err := s.checkPair("tls", c.TLS.Cert, c.TLS.Key); err != nil {
+		return err
+	}
+	return s.checkCA("tls.client_ca", c.TLS.ClientCA)
+}
+
+func (s *settings) checkPair(key, cert, own string) error {
+	if (cert == "") != (own == "") {
+		return s.fail(key+".cert and "+key+".key need each other", key+".cert", key+".key")
+	}
+	if cert == "" {
+		return nil
+	}
+	if _, err := tls.LoadX509KeyPair(cert, own); err != nil {
+		return s.fail(fmt.Sprintf("%s and %s: %s", cert, own, oneLine(err.Error())), key+".cert")
+	}
+	return nil
+}
+
+func (s *settings) checkCA(key, file string) error {
+	if file == "" {
+		return nil
+	}
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return s.fail(fmt.Sprintf("cannot read %s: %s", file, cause(err)), key)
+	}
+	if !x509.NewCertPool().AppendCertsFromPEM(b) {
+		return s.fail(file+" holds no certificate in PEM form", key)
 	}
 	return nil
 }

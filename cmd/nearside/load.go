@@ -59,11 +59,16 @@ func readConfig(name string) ([]byte, error) {
 }
 
 func unreadable(name string, err error) error {
+	return fmt.Errorf("cannot read the configuration %s: %w", name, cause(err))
+}
+
+// cause is the error without the name of the file.
+func cause(err error) error {
 	var pe *fs.PathError
 	if errors.As(err, &pe) {
-		err = pe.Err
+		return pe.Err
 	}
-	return fmt.Errorf("cannot read the configuration %s: %w", name, err)
+	return err
 }
 
 // parse reads one file. What its values mean together is checked later, when

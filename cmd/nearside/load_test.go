@@ -79,6 +79,12 @@ func TestErrors(t *testing.T) {
 		{"unknown link", "cache:\n  link: push\n", `f.yaml:2:9: cache.link: unknown word "push": one of auto, tracking, none`},
 		{"keyspace link", "cache:\n  link: keyspace\n", `f.yaml:2:9: cache.link: keyspace is not supported by this version: one of auto, tracking, none`},
 		{"unknown fence", "cache:\n  fence: [locks, moon]\n", `f.yaml:2:18: cache.fence[1]: unknown word "moon": one of locks, scripts, messages`},
+		{"deny an unknown command", "deny: [DEBUG, shutdwon]\n", `f.yaml:1:15: deny[1]: unknown command SHUTDWON`},
+		{"deny an unknown subcommand", "deny:\n  - \"config|sit\"\n", `f.yaml:2:5: deny[0]: unknown command CONFIG|SIT`},
+		{"deny a subcommand of what has none", "deny: [\"get|x\"]\n", `f.yaml:1:8: deny[0]: unknown command GET|X`},
+		{"deny half a subcommand", "deny: [\"config|\"]\n", `f.yaml:1:8: deny[0]: unknown command CONFIG|`},
+		{"deny twice", "deny: [keys, KEYS]\n", `f.yaml:1:14: deny[1]: KEYS is given twice`},
+		{"deny no list", "deny: keys\n", `f.yaml:1:7: deny must be a list`},
 		{"unknown user", "default_user: root\n", `f.yaml:1:15: default_user: unknown word "root": one of origin, none`},
 		{"neither true nor false", "protected_mode: no\n", `f.yaml:1:17: protected_mode: "no" is neither true nor false`},
 		{"unknown level", "log:\n  level: loud\n", `f.yaml:2:10: log.level: unknown word "loud": one of debug, info, warn, error`},
@@ -93,7 +99,7 @@ func TestErrors(t *testing.T) {
 		{"admin on the same address", "listen: 127.0.0.1:1\nadmin: 127.0.0.1:1\n", `f.yaml:2:8: admin and listen name the same address, 127.0.0.1:1`},
 		{"bad admin", "admin: 9380\n", `f.yaml:1:8: admin: must be text: write "9380" in quotes`},
 		{"admin by unix socket", "admin: unix:/x\n", `f.yaml:1:8: admin: "unix:/x" is not an address: the port is a number from 0 to 65535`},
-		{"beyond loopback", "listen: [127.0.0.1:1, 0.0.0.0:2]\n", `f.yaml:1:23: 0.0.0.0:2 can be reached from other machines: that needs protected_mode: false, and default_user: none unless everybody may do what nearside may`},
+		{"beyond loopback", "listen: [127.0.0.1:1, 0.0.0.0:2]\n", `f.yaml:1:23: 0.0.0.0:2 can be reached from other machines, and everybody there may do what nearside may: that needs default_user: none, so that clients must authenticate, or protected_mode: false`},
 		{"admin beyond loopback", "admin: \":9380\"\n", `f.yaml:1:8: the admin address :9380 can be reached from other machines: that needs protected_mode: false`},
 
 		// The origin. No error shows the URL.
@@ -143,6 +149,7 @@ func TestValues(t *testing.T) {
 		{"one listener", "listen: 127.0.0.1:1\n", func(s *settings) any { return s.cfg.Listen }, []string{"127.0.0.1:1"}},
 		{"listeners", "listen: [\"[::1]:1\", unix:/run/n.sock]\n", func(s *settings) any { return s.cfg.Listen }, []string{"[::1]:1", "unix:/run/n.sock"}},
 		{"everywhere", "protected_mode: false\nlisten: \":1\"\n", func(s *settings) any { return s.cfg.Listen }, []string{":1"}},
+		{"everywhere, with passwords", "default_user: none\nlisten: \":1\"\n", func(s *settings) any { return s.cfg.Listen }, []string{":1"}},
 		{"no admin", "admin: \"\"\n", func(s *settings) any { return s.cfg.Admin }, ""},
 		{"KiB", "cache:\n  memory: 2048KiB\n", func(s *settings) any { return s.cfg.Memory }, int64(2 << 20)},
 		{"MiB", "cache:\n  memory: 1.5 MiB\n", func(s *settings) any { return s.cfg.Memory }, int64(3 << 19)},
@@ -151,6 +158,8 @@ func TestValues(t *testing.T) {
 		{"bytes", "cache:\n  memory: 1048576\n", func(s *settings) any { return s.cfg.Memory }, int64(1 << 20)},
 		{"no fence", "cache:\n  fence: []\n", func(s *settings) any { return s.cfg.Fence }, []string{}},
 		{"one fence", "cache:\n  fence: [locks]\n", func(s *settings) any { return s.cfg.Fence }, []string{"locks"}},
+		{"deny", "deny: [debug, \"Config|SET\"]\n", func(s *settings) any { return s.cfg.Deny }, []string{"debug", "config|set"}},
+		{"deny nothing", "deny: []\n", func(s *settings) any { return len(s.cfg.Deny) }, 0},
 		{"idle never", "idle_timeout: 0\n", func(s *settings) any { return s.cfg.IdleTimeout }, time.Duration(0)},
 		{"password", "redis: rediss://u:p%40ss@h:1/0\n", func(s *settings) any { return s.cfg.Redis }, "rediss://u:p%40ss@h:1/0"},
 		{"socket", "redis: unix:///run/redis.sock\n", func(s *settings) any { return s.cfg.Redis }, "unix:///run/redis.sock"},
@@ -233,7 +242,7 @@ func TestOverrides(t *testing.T) {
 	}{
 		{override{"listen", "127.0.0.1:1,x", "-listen"}, `-listen: "x" is not an address: expected host:port or unix:/path`},
 		{override{"listen", "", "-listen"}, `-listen: "" is not an address: expected host:port or unix:/path`},
-		{override{"listen", "0.0.0.0:1", "NEARSIDE_LISTEN"}, `NEARSIDE_LISTEN: 0.0.0.0:1 can be reached from other machines: that needs protected_mode: false, and default_user: none unless everybody may do what nearside may`},
+		{override{"listen", "0.0.0.0:1", "NEARSIDE_LISTEN"}, `NEARSIDE_LISTEN: 0.0.0.0:1 can be reached from other machines, and everybody there may do what nearside may: that needs default_user: none, so that clients must authenticate, or protected_mode: false`},
 		{override{"admin", "0.0.0.0:1", "-admin"}, `-admin: the admin address 0.0.0.0:1 can be reached from other machines: that needs protected_mode: false`},
 		{override{"redis", "", "-redis"}, `-redis: the origin is given as redis://host:port, rediss://host:port or unix:///path`},
 	} {
@@ -305,7 +314,7 @@ func FuzzConfig(f *testing.F) {
 			return
 		}
 		c := s.cfg
-		if len(c.Listen) == 0 || c.Memory < leastMemory || c.Ping >= c.MaxStaleness || c.LocksDB < 0 || c.CacheDB < 0 {
+		if len(c.Listen)+len(c.TLS.Listen) == 0 || c.Memory < leastMemory || c.Ping >= c.MaxStaleness || c.LocksDB < 0 || c.CacheDB < 0 {
 			t.Fatalf("%+v", c)
 		}
 		seen := map[string]bool{}

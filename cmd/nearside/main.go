@@ -60,7 +60,7 @@ func run(args []string, getenv func(string) string, stdout, stderr io.Writer) in
 	if o.test {
 		name := o.config
 		if name == "" {
-			name = sampleName
+			name = "the built-in sample (" + sampleName + ")"
 		}
 		fmt.Fprintf(stdout, "%s: configuration is fine\n", name)
 		return exitFine

@@ -99,7 +99,7 @@ func TestOutcomes(t *testing.T) {
 	}{
 		{"version", nil, []string{"-version"}, 0, `nearside v0\.0\.0-test \(` + regexp.QuoteMeta(runtime.Version()) + `, .*/.*\)\n`, ``},
 		{"fine", nil, []string{"-t", "-config", good}, 0, regexp.QuoteMeta(good) + ": configuration is fine\n", ``},
-		{"the sample is fine", nil, []string{"-t"}, 0, `configs/nearside\.yaml: configuration is fine\n`, ``},
+		{"the sample is fine", nil, []string{"-t"}, 0, `the built-in sample \(configs/nearside\.yaml\): configuration is fine\n`, ``},
 		{"wrong", nil, []string{"-t", "-config", bad}, 1, ``, regexp.QuoteMeta(bad) + ":2:7: cache\\.db: \"x\" is not a whole number\n"},
 		{"wrong, to be run", nil, []string{"-config", bad}, 1, ``, regexp.QuoteMeta(bad) + ":2:7: .*\n"},
 		{"unreadable", nil, []string{"-t", "-config", none}, 1, ``, "nearside: cannot read the configuration " + regexp.QuoteMeta(none) + ": no such file or directory\n"},

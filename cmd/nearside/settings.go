@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"strings"
 	"time"
 
@@ -79,11 +80,25 @@ var fenceWords = []string{"locks", "scripts", "messages"}
 func (s *settings) keys() fields {
 	c := &s.cfg
 	return fields{
-		"listen":         s.listen(),
-		"admin":          text(adminAddress(&c.Admin)),
-		"redis":          text(redisURL(&c.Redis)),
+		"listen": addresses(&c.Listen),
+		"admin":  text(adminAddress(&c.Admin)),
+		"redis":  text(redisURL(&c.Redis)),
+		"redis_tls": mapping(fields{
+			"ca":                   text(readable(&c.RedisTLS.CA)),
+			"cert":                 text(readable(&c.RedisTLS.Cert)),
+			"key":                  text(readable(&c.RedisTLS.Key)),
+			"server_name":          text(name(&c.RedisTLS.ServerName)),
+			"insecure_skip_verify": scalar(boolean(&c.RedisTLS.InsecureSkipVerify)),
+		}),
+		"tls": mapping(fields{
+			"listen":    addresses(&c.TLS.Listen),
+			"cert":      text(readable(&c.TLS.Cert)),
+			"key":       text(readable(&c.TLS.Key)),
+			"client_ca": text(readable(&c.TLS.ClientCA)),
+		}),
 		"protected_mode": scalar(boolean(&c.ProtectedMode)),
 		"default_user":   scalar(word(&c.DefaultUser, "origin", "none")),
+		"deny":           s.deny(),
 
 		"locks": mapping(fields{
 			"db":    scalar(number(&c.LocksDB, 0, math.MaxInt32)),
@@ -121,14 +136,14 @@ func (s *settings) keys() fields {
 	}
 }
 
-func (s *settings) listen() setter {
+func addresses(dst *[]string) setter {
 	var got []string
-	addresses := listOrOne(text(listenAddress(func(a string) { got = append(got, a) })))
+	each := listOrOne(text(listenAddress(func(a string) { got = append(got, a) })))
 	return func(d *decoder, n ast.Node, path string) error {
-		if err := addresses(d, n, path); err != nil {
+		if err := each(d, n, path); err != nil {
 			return err
 		}
-		s.cfg.Listen = got
+		*dst = got
 		return nil
 	}
 }
@@ -152,6 +167,30 @@ func (s *settings) fence() setter {
 			return nil
 		}))(d, n, path)
 		s.cfg.Fence = got
+		return err
+	}
+}
+
+func (s *settings) deny() setter {
+	return func(d *decoder, n ast.Node, path string) error {
+		var got []string
+		err := list(scalar(func(v string) error {
+			name := strings.ToLower(v)
+			container, sub, isSub := strings.Cut(name, "|")
+			args := [][]byte{[]byte(container)}
+			if isSub {
+				args = append(args, []byte(sub))
+			}
+			if c := policy.Lookup(args); c == nil || c.Name != name {
+				return fmt.Errorf("unknown command %s", strings.ToUpper(v))
+			}
+			if slices.Contains(got, name) {
+				return fmt.Errorf("%s is given twice", v)
+			}
+			got = append(got, name)
+			return nil
+		}))(d, n, path)
+		s.cfg.Deny = got
 		return err
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"math"
 	"net"
 	"net/url"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -207,6 +208,31 @@ func redisURL(dst *string) func(string) error {
 		}
 		if _, err := redis.ParseURL(s); err != nil {
 			return errors.New("this is not the URL of a Redis: expected redis://[user:password@]host:port")
+		}
+		*dst = s
+		return nil
+	}
+}
+
+// readable takes the name of a file that can be read.
+func readable(dst *string) func(string) error {
+	return func(s string) error {
+		if s == "" {
+			return errors.New("needs the name of a file")
+		}
+		if _, err := os.ReadFile(s); err != nil {
+			return fmt.Errorf("cannot read %s: %w", s, cause(err))
+		}
+		*dst = s
+		return nil
+	}
+}
+
+// name takes the name of a host.
+func name(dst *string) func(string) error {
+	return func(s string) error {
+		if s == "" || strings.ContainsAny(s, " /:@") {
+			return fmt.Errorf("%q is not the name of a host", s)
 		}
 		*dst = s
 		return nil

@@ -26,7 +26,8 @@ type chain struct {
 }
 
 func (s *chain) Reply(_ []byte, _ error, batch *Batch) {
-	if s.left--; s.left <= 0 {
+	s.left--
+	if s.left <= 0 {
 		close(s.done)
 		return
 	}

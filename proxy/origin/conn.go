@@ -54,10 +54,13 @@ type Conn struct {
 	pending pending
 	push    atomic.Pointer[func(frame []byte, batch *Batch)]
 	mode    atomic.Int32
+	ident   atomic.Pointer[ident]
 
 	mu      sync.Mutex
 	room    sync.Cond // the write buffer was taken to be written, or the connection broke
 	waiting int
+	full    []segment // to be written before out
+	unsent  int       // bytes in full
 	out     []byte
 	spare   []byte
 	writing bool
@@ -92,7 +95,13 @@ func newConn(o *Origin, g Group, k kind, runID string, nc, raw net.Conn) *Conn {
 // instead of them all (SUBSCRIBE of several channels).
 func (c *Conn) Send(req []byte, replies int, s Sink) error {
 	c.mu.Lock()
-	for c.err == nil && len(c.out) > 0 && len(c.out)+len(req) > maxUnsent {
+	c.awaitRoom(len(req))
+	return c.post(req, replies, s)
+}
+
+// awaitRoom is called with mu held.
+func (c *Conn) awaitRoom(n int) {
+	for c.err == nil && c.dirty() && c.unsent+len(c.out)+n > maxUnsent {
 		if !c.writing {
 			c.write()
 			continue
@@ -101,7 +110,37 @@ func (c *Conn) Send(req []byte, replies int, s Sink) error {
 		c.room.Wait()
 		c.waiting--
 	}
-	return c.post(req, replies, s)
+}
+
+// dirty tells whether something waits to be written. mu is held.
+func (c *Conn) dirty() bool { return len(c.out) > 0 || len(c.full) > 0 }
+
+// segment is a part of what is to be written.
+type segment struct {
+	b       []byte
+	written func() // b is no longer used; may be nil
+}
+
+// SendOwned is Send of head and req joined without a copy of req, which must not be
+// changed until written is called: when it is written out, or never will be, also
+// if an error is returned. written may run on any goroutine, once; it must not
+// block and not use this Conn.
+func (c *Conn) SendOwned(head, req []byte, replies int, s Sink, written func()) error {
+	c.mu.Lock()
+	c.awaitRoom(len(head) + len(req))
+	if err := c.err; err != nil {
+		c.mu.Unlock()
+		written()
+		return err
+	}
+	if c.out = append(c.out, head...); len(c.out) > 0 {
+		c.full = append(c.full, segment{b: c.out})
+		c.unsent += len(c.out)
+		c.out, c.spare = c.spare[:0], nil
+	}
+	c.full = append(c.full, segment{req, written})
+	c.unsent += len(req)
+	return c.post(nil, replies, s)
 }
 
 // Post is Send without the blocking: for reading goroutines, which must not wait
@@ -131,7 +170,7 @@ func (c *Conn) post(req []byte, replies int, s Sink) error {
 // goroutine is at it; that one then also writes what came later.
 func (c *Conn) Flush() {
 	c.mu.Lock()
-	if !c.writing && len(c.out) > 0 && c.err == nil {
+	if !c.writing && c.dirty() && c.err == nil {
 		c.write()
 	}
 	c.mu.Unlock()
@@ -148,7 +187,7 @@ func (c *Conn) write() {
 		runtime.Gosched()
 		c.mu.Lock()
 	}
-	for round := 0; len(c.out) > 0 && c.err == nil; round++ {
+	for round := 0; c.dirty() && c.err == nil; round++ {
 		if round == ownRounds {
 			// The caller has a session of its own to serve. The reader, which
 			// cannot end while err is nil, keeps the wait group above zero.
@@ -165,7 +204,7 @@ func (c *Conn) write() {
 }
 
 func (c *Conn) writeAll() {
-	for len(c.out) > 0 && c.err == nil {
+	for c.dirty() && c.err == nil {
 		c.writeOut()
 	}
 	c.writing = false
@@ -173,14 +212,18 @@ func (c *Conn) writeAll() {
 
 // writeOut writes the buffer as it is now, without mu.
 func (c *Conn) writeOut() {
-	buf := c.out
+	buf, full := c.out, c.full
 	c.out, c.spare = c.spare[:0], nil
+	c.full, c.unsent = nil, 0
 	if c.waiting > 0 {
 		c.room.Broadcast()
 	}
 	c.mu.Unlock()
 
-	err := c.writePieces(buf)
+	err := c.writeSegments(full)
+	if err == nil {
+		err = c.writePieces(buf)
+	}
 	if err != nil {
 		c.fail(fmt.Errorf("%w: %s", ErrLost, cause(err)))
 	}
@@ -192,6 +235,36 @@ func (c *Conn) writeOut() {
 	}
 	if cap(buf) <= keep {
 		c.spare = buf[:0]
+	}
+}
+
+func (c *Conn) writeSegments(full []segment) (err error) {
+	for i := range full {
+		if err == nil {
+			err = c.writePieces(full[i].b)
+		}
+		full[i].end()
+	}
+	return err
+}
+
+// end lets the segment's owner know that it is not needed any more.
+func (g *segment) end() {
+	written := g.written
+	*g = segment{} // before it is told: it may collect garbage
+	if written != nil {
+		written()
+	}
+}
+
+// dropUnsent gives back what will never be written; for the reader, after fail.
+func (c *Conn) dropUnsent() {
+	c.mu.Lock()
+	full := c.full
+	c.full, c.unsent = nil, 0
+	c.mu.Unlock()
+	for i := range full {
+		full[i].end()
 	}
 }
 

@@ -24,6 +24,14 @@ type Group struct {
 	User, Password string
 }
 
+// String leaves the password out, wherever a Group is printed.
+func (g Group) String() string {
+	return fmt.Sprintf("db %d, RESP%d, lock %t, user %q", g.DB, g.Proto, g.Lock, g.User)
+}
+
+// GoString is String.
+func (g Group) GoString() string { return g.String() }
+
 func (g Group) own() bool { return g.User == "" && g.Password == "" }
 
 // dial makes a connection for g, checks who answered, and starts its reader.
@@ -94,6 +102,7 @@ func (o *Origin) connect(ctx context.Context, g Group, k kind) (*Conn, error) {
 	defer context.AfterFunc(o.ctx, cancel)()
 
 	opt := *o.opt
+	o.secure(&opt)
 	c, err := o.handshake(ctx, &opt, g, k, !g.own())
 	if re, refused := errors.AsType[*RefusedError](err); refused && !re.client && re.login() && g.Password != "" {
 		opt.Username, opt.Password = g.User, g.Password
@@ -216,8 +225,12 @@ func (o *Origin) handshakeError(t *tap, err error) error {
 	}
 	// Too many clients, protected mode: one line, sent before anything was asked,
 	// and the connection closed. go-redis takes it for the answer to HELLO.
-	if line := t.farewell(); line != "" {
+	line, alert := t.farewell()
+	switch {
+	case line != "":
 		return &RefusedError{Line: line}
+	case alert != nil: // it says more than that the connection broke
+		return o.unreachable(alert)
 	}
 	return o.unreachable(err)
 }
@@ -326,8 +339,9 @@ func (t *tap) ready(proto int) error {
 	return nil
 }
 
-// farewell is the error line of a server that closed without listening.
-func (t *tap) farewell() string {
+// farewell is the error line of a server that closed without listening, or TLS's
+// alert: in TLS 1.3 a client certificate is refused when the client is ready.
+func (t *tap) farewell() (line string, alert error) {
 	t.mu.Lock()
 	b := t.first
 	t.mu.Unlock()
@@ -335,19 +349,22 @@ func (t *tap) farewell() string {
 		// The write failed before anything was read; the line may still be there.
 		buf := make([]byte, 512)
 		_ = t.Conn.SetReadDeadline(time.Now().Add(10 * time.Millisecond))
-		n, _ := t.Conn.Read(buf)
+		n, err := t.Conn.Read(buf)
 		b = buf[:n]
-	}
-	if len(b) < 2 || b[0] != '-' {
-		return ""
-	}
-	line := errorLine(b)
-	for _, normal := range []string{"ERR unknown command", "NOAUTH", "NOPROTO", "WRONGPASS"} {
-		if strings.HasPrefix(line, normal) { // HELLO's own answer, after which the connection broke
-			return ""
+		if oe, ok := errors.AsType[*net.OpError](err); ok && oe.Op == "remote error" {
+			return "", err
 		}
 	}
-	return line
+	if len(b) < 2 || b[0] != '-' {
+		return "", nil
+	}
+	line = errorLine(b)
+	for _, normal := range []string{"ERR unknown command", "NOAUTH", "NOPROTO", "WRONGPASS"} {
+		if strings.HasPrefix(line, normal) { // HELLO's own answer, after which the connection broke
+			return "", nil
+		}
+	}
+	return line, nil
 }
 
 // frames counts RESP frames in a stream that comes in pieces.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/url"
 	"sync"
 	"sync/atomic"
@@ -12,6 +13,8 @@ import (
 
 	"github.com/redis/go-redis/v9"
 	"github.com/redis/go-redis/v9/maintnotifications"
+
+	"nearside/proxy/internal/tlsfiles"
 )
 
 // Config says where the origin is and how it is to be used.
@@ -32,6 +35,10 @@ type Config struct {
 	OnConnect func(runID string)
 	// Log gets what the operator should know. Default: nothing is logged.
 	Log *slog.Logger
+	// Budget counts the replies that are being received, from 64 KiB on. Default: no bound.
+	Budget Budget
+	// TLS is for rediss:// only.
+	TLS TLS
 	// SkipRunID: the server has no INFO server (the embedded one).
 	SkipRunID bool
 }
@@ -39,7 +46,8 @@ type Config struct {
 // Origin is the Redis behind nearside.
 type Origin struct {
 	cfg     Config
-	opt     *redis.Options // as parsed; never changed
+	opt     *redis.Options    // as parsed; never changed
+	tls     *tlsfiles.Watched // nil without TLS
 	control *redis.Client
 	base    time.Time
 	ctx     context.Context
@@ -81,6 +89,9 @@ func Open(cfg Config) (*Origin, error) {
 	if cfg.MaxPinned <= 0 {
 		cfg.MaxPinned = 4096
 	}
+	if cfg.Budget == nil {
+		cfg.Budget = unlimited{}
+	}
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
@@ -98,6 +109,9 @@ func Open(cfg Config) (*Origin, error) {
 	opt.ClientName = ""
 
 	o := &Origin{cfg: cfg, opt: opt, base: time.Now(), conns: map[*Conn]struct{}{}}
+	if err := o.watchTLS(); err != nil {
+		return nil, err
+	}
 	o.ctx, o.cancel = context.WithCancel(context.Background())
 	o.groups.Store(&map[Group]*slots{})
 	o.beat.init(o)
@@ -114,6 +128,11 @@ func (o *Origin) controlOptions() *redis.Options {
 	opt.ReadTimeout = min(o.cfg.Timeout, 2*time.Second)
 	opt.WriteTimeout = opt.ReadTimeout
 	opt.PoolTimeout = opt.ReadTimeout
+	opt.Dialer = func(ctx context.Context, network, addr string) (net.Conn, error) {
+		now := opt // with the certificates of this moment
+		o.secure(&now)
+		return redis.NewDialer(&now)(ctx, network, addr)
+	}
 	return &opt
 }
 

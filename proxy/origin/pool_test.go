@@ -45,7 +45,7 @@ func TestUnreachable(t *testing.T) {
 		t.Error(d)
 	}
 	_, again := o.Shared(ctxT(t), resp2, 0) // within 50 ms: the same one, undialled
-	if time.Since(start) < 50*time.Millisecond && (again != err || o.Stats().Dials != 1) {
+	if time.Since(start) < 50*time.Millisecond && (!errors.Is(again, err) || o.Stats().Dials != 1) {
 		t.Error(again, o.Stats())
 	}
 	eventually(t, func() bool { _, _ = o.Shared(ctxT(t), resp2, 0); return o.Stats().Dials >= 3 })
@@ -259,7 +259,10 @@ func pin2(t *testing.T, o *Origin) *Conn {
 	return pin(t, o, resp2)
 }
 
-func pinFresh(t *testing.T, o *Origin) *Conn { return pin2(t, o) }
+func pinFresh(t *testing.T, o *Origin) *Conn {
+	t.Helper()
+	return pin2(t, o)
+}
 
 func TestIdleAreFew(t *testing.T) {
 	s := redistest.Start(t)
@@ -278,8 +281,7 @@ func TestIdleAreFew(t *testing.T) {
 
 func TestExpect(t *testing.T) {
 	s := redistest.Start(t)
-	var o *Origin
-	o = open(t, Config{URL: s.URL()})
+	o := open(t, Config{URL: s.URL()})
 	sh, used, idle := sharedConn(t, o, resp2), pin(t, o, resp2), pin(t, o, resp2)
 	link, err := o.Dial(ctxT(t), Group{Proto: 3}, nil)
 	if err != nil {

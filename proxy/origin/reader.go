@@ -38,12 +38,22 @@ type reader struct {
 	full    bool   // the last read filled the buffer
 	calm    int
 	batch   Batch
+
+	parts         [][]byte // what comes before buf[start:], given away by giveParts
+	partsReserved int64
+	partial       bool // the reply at hand begins in parts
+
+	reserved int64   // what the budget counts for buf: nothing up to busyBuffer
+	skip     skipper // the reply at hand does not fit into the budget
+	failed   error   // what the Send at hand is answered instead of its replies
 }
 
 func (c *Conn) read() {
 	r := &reader{c: c, buf: make([]byte, smallBuffer)}
 	err := r.run()
+	c.o.cfg.Budget.Release(r.reserved + r.partsReserved)
 	c.fail(err)
+	c.dropUnsent()
 	c.o.forget(c)
 
 	c.mu.Lock() // from here on nobody adds to pending
@@ -61,7 +71,9 @@ func (c *Conn) read() {
 
 func (r *reader) run() error {
 	for {
-		r.makeRoom()
+		if err := r.makeRoom(); err != nil {
+			return fmt.Errorf("%w: %w", ErrLost, err)
+		}
 		n, err := r.c.nc.Read(r.buf[r.end:])
 		if n > 0 {
 			r.account(n)
@@ -95,9 +107,15 @@ func (r *reader) account(n int) {
 // replies hands out what is whole.
 func (r *reader) replies() error {
 	for r.at < r.end {
+		if r.skip.missing > 0 {
+			if done, err := r.skipOn(); !done || err != nil {
+				return err
+			}
+			continue
+		}
 		n, err := r.scan.Next(r.buf[r.at:r.end])
 		if err != nil {
-			return fmt.Errorf("%w: %s", ErrLost, err)
+			return fmt.Errorf("%w: %w", ErrLost, err)
 		}
 		if n == 0 {
 			return nil
@@ -114,7 +132,7 @@ func (r *reader) frame(n int) error {
 	c := r.c
 	f := r.buf[r.at : r.at+n]
 	e := c.pending.peek()
-	if c.outOfBand(f, e != nil) {
+	if !r.partial && c.outOfBand(f, e != nil) {
 		if push := c.push.Load(); push != nil {
 			(*push)(f[:n:n], &r.batch)
 		}
@@ -131,35 +149,87 @@ func (r *reader) frame(n int) error {
 		return fmt.Errorf("%w: a reply nobody asked for: %.64q", ErrLost, f)
 	}
 	r.at += n
-	if r.got++; r.got < e.replies && !(e.orError && r.got == 1 && (f[0] == '-' || f[0] == '!')) {
+	return r.count(e, f)
+}
+
+// count notes a reply that e has waited for; f is at least its first byte. The
+// last one of a Send lets all of them go.
+func (r *reader) count(e *entry, f []byte) error {
+	c := r.c
+	r.got++
+	r.partial = false
+	refused := e.orError && r.got == 1 && (f[0] == '-' || f[0] == '!') // one error in place of all replies
+	if r.got < e.replies && !refused {
+		if r.failed != nil {
+			r.start = r.at
+		}
 		return nil
 	}
 	r.got = 0
 	if c.mode.Load() == modeMonitorNext {
 		c.mode.Store(modeMonitor)
 	}
-	b := r.cut()
-	c.pending.pop(e).Reply(b, nil, &r.batch)
+	if err := r.failed; err != nil {
+		r.failed = nil
+		r.start = r.at
+		c.pending.pop(e).Reply(nil, err, &r.batch)
+		return nil
+	}
+	b, reserved := r.cut()
+	sink := c.pending.pop(e)
+	if len(r.parts) > 0 {
+		if len(b) <= TakeSize {
+			b = append([]byte(nil), b...)
+		}
+		parts := r.parts
+		parts = append(parts, b)
+		reserved += r.partsReserved
+		r.parts, r.partsReserved = nil, 0
+		sink.(PartsOwner).ReplyParts(parts, reserved, &r.batch) // as giveParts has asked
+		return nil
+	}
+	if reserved == 0 {
+		sink.Reply(b, nil, &r.batch)
+		return nil
+	}
+	if owner, ok := sink.(Owner); ok {
+		owner.ReplyOwned(b, reserved, &r.batch)
+		return nil
+	}
+	sink.Reply(b, nil, &r.batch)
+	c.o.cfg.Budget.Release(reserved)
 	return nil
 }
 
 // cut returns buf[start:at]. A large reply takes the buffer along, unless most of
-// the buffer is something else.
-func (r *reader) cut() []byte {
-	b := r.buf[r.start:r.at:r.at]
+// the buffer is something else, and with the buffer what is reserved for it.
+func (r *reader) cut() (b []byte, reserved int64) {
+	b = r.buf[r.start:r.at:r.at]
 	if len(b) <= TakeSize {
 		r.start = r.at
-		return b
+		return b, 0
 	}
 	if len(b) < cap(r.buf)/2 {
 		r.start = r.at
-		return append([]byte(nil), b...)
+		return append([]byte(nil), b...), 0
 	}
 	rest := r.buf[r.at:r.end]
-	r.buf = r.take(len(rest))
+	reserved, r.reserved = r.reserved, 0
+	r.setBuffer(r.take(len(rest)))
 	copy(r.buf, rest)
 	r.start, r.at, r.end = 0, 0, len(rest)
-	return b
+	return b, reserved
+}
+
+// setBuffer puts a buffer in place of one that is no longer held, and counts it. One
+// that the budget refuses is small besides what it replaces, and not counted.
+func (r *reader) setBuffer(b []byte) {
+	budget := r.c.o.cfg.Budget
+	budget.Release(r.reserved)
+	r.buf, r.reserved = b, 0
+	if n := int64(len(b)); n > busyBuffer && budget.Reserve(n) {
+		r.reserved = n
+	}
 }
 
 // take gets a buffer that holds n bytes and at least the small one's.
@@ -173,18 +243,21 @@ func (r *reader) take(n int) []byte {
 }
 
 // makeRoom sees to it that something can be read and that the buffer fits what
-// is known to come.
-func (r *reader) makeRoom() {
+// is known to come. What does not fit into the budget is skipped from then on.
+func (r *reader) makeRoom() error {
+	if r.skip.missing > 0 {
+		return nil // all but the beginning of a header is gone already
+	}
 	held := r.end - r.start
-	if held == 0 {
+	if held == 0 && len(r.parts) == 0 {
 		r.start, r.at, r.end = 0, 0, 0
 		switch {
 		case len(r.buf) > busyBuffer, len(r.buf) > smallBuffer && r.calm >= calmReads:
-			r.buf = r.take(0)
+			r.setBuffer(r.take(0))
 		case r.full && len(r.buf) < busyBuffer:
 			r.resize(busyBuffer)
 		}
-		return
+		return nil
 	}
 	known := r.at - r.start
 	if r.at < r.end {
@@ -193,7 +266,12 @@ func (r *reader) makeRoom() {
 	known = max(known, held+1)
 	switch {
 	case known > len(r.buf):
-		r.resize(r.target(known))
+		if r.giveParts() {
+			break
+		}
+		if !r.resize(r.target(known)) && (known == r.target(known) || !r.resize(known)) {
+			return r.beginSkip()
+		}
 	case r.full && len(r.buf) < busyBuffer && !r.scan.last:
 		r.resize(busyBuffer)
 	case r.start > 0 && r.start+known > len(r.buf):
@@ -201,6 +279,7 @@ func (r *reader) makeRoom() {
 		r.at -= r.start
 		r.start, r.end = 0, held
 	}
+	return nil
 }
 
 // target is the new buffer's size: exact when a bulk string that says its length
@@ -214,10 +293,21 @@ func (r *reader) target(known int) int {
 	if known > maxTrusted && known > 2*len(r.buf) {
 		return max(maxTrusted, 2*len(r.buf))
 	}
+	if missing := known - (r.end - r.start); missing > 1<<20 && missing > known/2 {
+		return known + max(busyBuffer, known/64) // most of it is this one bulk string: little follows
+	}
 	return max(known, 2*len(r.buf))
 }
 
-func (r *reader) resize(n int) {
+// resize gives the buffer another size, if the budget allows.
+func (r *reader) resize(n int) bool {
+	reserved := int64(0)
+	if n > busyBuffer {
+		reserved = int64(n)
+		if !r.c.o.cfg.Budget.Reserve(reserved) {
+			return false
+		}
+	}
 	b := make([]byte, n)
 	copy(b, r.buf[r.start:r.end])
 	if len(r.buf) == smallBuffer {
@@ -227,6 +317,98 @@ func (r *reader) resize(n int) {
 	r.end -= r.start
 	r.start = 0
 	r.buf = b
+	if r.reserved > 0 {
+		r.c.o.cfg.Budget.Release(r.reserved)
+	}
+	r.reserved = reserved
+	return true
+}
+
+// partSize is the size of the pieces that a reply of very many elements comes in.
+const partSize = 1 << 20
+
+// giveParts puts the whole elements of an unfinished reply aside with their buffer
+// and goes on with another one, for who can take them so.
+func (r *reader) giveParts() bool {
+	pos := r.scan.pos
+	if r.at == r.end || r.failed != nil || pos < partSize/2 || r.at+pos-r.start < len(r.buf)/2 {
+		return false
+	}
+	e := r.c.pending.peek()
+	if e == nil || !r.partial && r.c.outOfBand(r.buf[r.at:r.end], true) {
+		return false
+	}
+	if o, ok := e.sink.(PartsOwner); !ok || e.orError || !o.TakesParts() {
+		return false
+	}
+	cut := r.at + pos
+	rest := r.buf[cut:r.end]
+	size := int64(max(partSize, r.scan.need-pos, len(rest)+1))
+	if !r.c.o.cfg.Budget.Reserve(size) {
+		return false
+	}
+	r.parts = append(r.parts, r.buf[r.start:cut:cut])
+	r.partsReserved += r.reserved
+	r.buf, r.reserved = make([]byte, size), size
+	r.start, r.at, r.end = 0, 0, copy(r.buf, rest)
+	r.scan.rebase()
+	r.partial = true
+	return true
+}
+
+// dropParts forgets what giveParts has put aside.
+func (r *reader) dropParts() {
+	r.c.o.cfg.Budget.Release(r.partsReserved)
+	r.parts, r.partsReserved = nil, 0
+}
+
+// beginSkip gives up what has come of the Send's replies; the rest is read and
+// forgotten, and the others on this connection do not notice.
+func (r *reader) beginSkip() error {
+	e := r.c.pending.peek()
+	rest := r.buf[r.at:r.end]
+	if e == nil || len(rest) > 0 && !r.partial && r.c.outOfBand(rest, true) {
+		return errLargePush
+	}
+	r.failed = ErrTooLarge
+	r.dropParts()
+	if len(rest) == 0 { // the replies so far are too many
+		r.start, r.at, r.end = 0, 0, 0
+		return nil
+	}
+	r.skip = skipper{missing: r.scan.missing}
+	rest = rest[r.scan.pos:]
+	r.scan = Scanner{}
+	n, err := r.skip.feed(rest)
+	if err != nil {
+		return err
+	}
+	rest = rest[n:] // a header's beginning at most
+	if len(r.buf) > busyBuffer {
+		r.setBuffer(make([]byte, busyBuffer))
+	}
+	r.start, r.at, r.end = 0, 0, copy(r.buf, rest)
+	return nil
+}
+
+// skipOn skips what has been read; done when the reply has ended.
+func (r *reader) skipOn() (done bool, err error) {
+	n, err := r.skip.feed(r.buf[r.at:r.end])
+	if err != nil {
+		return false, fmt.Errorf("%w: %w", ErrLost, err)
+	}
+	r.at += n
+	r.start = r.at
+	if r.skip.missing > 0 {
+		r.end = copy(r.buf, r.buf[r.at:r.end])
+		r.start, r.at = 0, 0
+		return false, nil
+	}
+	e := r.c.pending.peek()
+	if e == nil {
+		return false, fmt.Errorf("%w: a reply nobody asked for", ErrLost)
+	}
+	return true, r.count(e, []byte{' '})
 }
 
 // outOfBand tells whether a frame is no reply. expected: somebody waits for one.

@@ -126,6 +126,13 @@ func (s *Scanner) element(b []byte) (bool, error) {
 	return true, nil
 }
 
+// rebase forgets the whole elements: the buffer begins behind them from now on.
+func (s *Scanner) rebase() {
+	s.need -= s.pos
+	s.seen = max(s.seen-s.pos, 0)
+	s.pos = 0
+}
+
 func (s *Scanner) want(n int)            { s.need, s.last = n, false }
 func (s *Scanner) done(end int, n int64) { s.pos = end; s.missing += n - 1 }
 

@@ -48,6 +48,7 @@ func pin(t testing.TB, o *Origin, g Group) *Conn {
 }
 
 func ctxT(t testing.TB) context.Context {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	t.Cleanup(cancel)
 	return ctx

@@ -3,6 +3,7 @@ package redistest
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -191,6 +192,12 @@ func Dial(t testing.TB, addr string) *Client {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return On(t, c)
+}
+
+// On makes a client of a connection.
+func On(t testing.TB, c net.Conn) *Client {
+	t.Helper()
 	return &Client{t: t, Conn: c, r: bufio.NewReader(c)}
 }
 
@@ -263,7 +270,7 @@ func (c *Client) Closed() string {
 	_ = c.Conn.SetReadDeadline(time.Now().Add(Timeout))
 	b, err := io.ReadAll(c.r)
 	if err != nil {
-		if ne, ok := err.(net.Error); ok && ne.Timeout() {
+		if ne, ok := errors.AsType[net.Error](err); ok && ne.Timeout() {
 			c.t.Fatalf("the connection is still open; read %q", b)
 		}
 	}

@@ -1,0 +1,181 @@
+package main
+
+import (
+	"bufio"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/anishathalye/porcupine"
+)
+
+// The race detector watches nearside, too.
+var nearsideBinary = sync.OnceValues(func() (string, error) {
+	return build(testContext, buildDir, true)
+})
+
+func runCheck(t *testing.T, cfg Config) *Report {
+	t.Helper()
+	var err error
+	if cfg.Binary, err = nearsideBinary(); err != nil {
+		t.Fatal(err)
+	}
+	cfg.Log = t.Output()
+	rep, err := Run(t.Context(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Log("\n" + rep.String())
+	return rep
+}
+
+// TestConsistency is the short version of the program: each fault once.
+func TestConsistency(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes half a minute")
+	}
+	cfg := Defaults()
+	cfg.Seed = uint64(time.Now().UnixNano())
+	t.Logf("seed %d", cfg.Seed)
+	cfg.Cycles = len(faults)
+	cfg.Linear = 4 * time.Second
+	rep := runCheck(t, cfg)
+	if n := rep.Violations(); n != 0 {
+		t.Errorf("%d violations", n)
+	}
+	// What has not been exercised has not been checked.
+	for i, hits := range rep.Hits {
+		if hits < 1000 {
+			t.Errorf("nearside %s answered %d reads itself, want 1000 and more", viaNames[i+1], hits)
+		}
+	}
+	if rep.Reads.Load() < 5000 || rep.Writes.Load() < 1000 || rep.Locks.Load() < 100 || rep.Linear < 1000 || rep.Compared < 1000 {
+		t.Error("too little was done")
+	}
+	if len(rep.Cycles) != len(faults) {
+		t.Errorf("faults: %v, want all of %d", rep.Cycles, len(faults))
+	}
+}
+
+// TestCatches breaks nearside and wants it noticed.
+func TestCatches(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes some seconds")
+	}
+	for _, test := range []struct {
+		name string
+		sab  sabotage
+		keys int
+		want []string
+	}{
+		{"lost invalidations", sabotage{DropPush: 400}, 800, []string{kindBound, kindConvergence}},
+		{"invalidations after their PONGs", sabotage{DelayPush: 600 * time.Millisecond}, 160, []string{kindBound}},
+		{"ignored deadlines", sabotage{AddPTTL: 3 * time.Second}, 160, []string{kindTTL}},
+		{"stolen locks", sabotage{Thief: true}, 160, []string{kindLock}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			cfg := Defaults()
+			cfg.Faults, cfg.Linear, cfg.StopEarly = false, 0, true
+			cfg.Duration = 30 * time.Second
+			cfg.Sabotage = test.sab
+			cfg.Keys, cfg.Skew = test.keys, 1 // those that are written again at once are not stale for long
+			if rep := runCheck(t, cfg); rep.Violations(test.want...) == 0 {
+				t.Errorf("no violation of %v, which must be noticed", test.want)
+			}
+		})
+	}
+}
+
+func TestJudge(t *testing.T) {
+	const ms = time.Millisecond
+	lim := limits{bound: 100 * ms, ttl: 4 * ms}
+	k := newKey("k", false, 0)
+	put := func(v version, ack, px time.Duration) {
+		if px > 0 {
+			v.lo = v.call + px
+		}
+		k.begin(v)
+		k.end(ack, px)
+	}
+	put(version{payload: "one", call: 10 * ms}, 11*ms, 0)
+	put(version{payload: "two", call: 20 * ms, via: viaA}, 21*ms, 0)
+	put(version{payload: "three", call: 30 * ms}, 31*ms, 200*ms)
+	for _, test := range []struct {
+		got   string
+		at    time.Duration
+		own   int
+		floor int
+		want  string
+	}{
+		{"three", 40 * ms, 2, 3, ""},
+		{"two", 40 * ms, 2, 2, ""},
+		{"two", 40 * ms, 2, 3, kindMonotonic},
+		{"one", 40 * ms, 2, 0, kindOwnWrite},
+		{"one", 40 * ms, 0, 0, ""},
+		{"two", 132 * ms, 0, 0, kindBound},
+		{"two", 131 * ms, 0, 0, ""},
+		{"three", 234 * ms, 0, 0, ""},
+		{"three", 236 * ms, 0, 0, kindTTL},
+		{"", 40 * ms, 0, 0, ""},
+		{"", 140 * ms, 0, 0, kindBound},
+		{"", 230 * ms, 3, 3, ""}, // expired
+		{"four", 40 * ms, 0, 0, kindPhantom},
+	} {
+		o := observation{payload: test.got, absent: test.got == "", from: test.at, to: test.at + ms}
+		if d := k.judge(&o, view{own: test.own}, test.floor, lim); d.kind != test.want {
+			t.Errorf("%q at %v, own %d, floor %d: %q, want %q\n%s", test.got, test.at, test.own, test.floor, d.kind, test.want, d.trace)
+		}
+	}
+	k.retire()
+	o := observation{payload: "four"}
+	if d := k.judge(&o, view{}, 0, lim); d.kind != "" {
+		t.Errorf("a key of which nothing is known: %s", d.kind)
+	}
+}
+
+func TestRegister(t *testing.T) {
+	op := func(client int, call, ret int64, i input, out string) porcupine.Operation {
+		return porcupine.Operation{ClientId: client, Call: call, Return: ret, Input: i, Output: out}
+	}
+	hist := []porcupine.Operation{
+		op(0, 0, 10, input{'w', "a"}, ""),
+		op(1, 20, 30, input{'w', "b"}, ""),
+		op(2, 25, 26, input{'r', ""}, "b"),
+		op(0, 27, 28, input{'r', ""}, "b"),
+	}
+	if !porcupine.CheckOperations(register, hist) {
+		t.Error("a right history is refused")
+	}
+	hist[3].Output = "a" // after somebody has seen the newer value
+	if porcupine.CheckOperations(register, hist) {
+		t.Error("a wrong history passes")
+	}
+}
+
+func TestFrames(t *testing.T) {
+	frames := []string{
+		"+OK\r\n", ":-5\r\n", "$3\r\na\r\n\r\n", "$-1\r\n", "_\r\n", "*-1\r\n", "*0\r\n", ",1.5\r\n", "-ERR x\r\n",
+		">2\r\n$10\r\ninvalidate\r\n*1\r\n$1\r\nk\r\n", ">2\r\n$10\r\ninvalidate\r\n_\r\n",
+		"%1\r\n$1\r\na\r\n*2\r\n:1\r\n#t\r\n", "*2\r\n$3\r\nabc\r\n:300\r\n",
+	}
+	in := bufio.NewReader(strings.NewReader(strings.Join(frames, "")))
+	for _, want := range frames {
+		got, err := readFrame(in, nil)
+		if err != nil || string(got) != want {
+			t.Fatalf("%q, %v, want %q", got, err, want)
+		}
+		if isInvalidation(got) != strings.HasPrefix(want, ">2") {
+			t.Errorf("%q: invalidation %v", got, isInvalidation(got))
+		}
+	}
+	for in, want := range map[string]string{
+		"*2\r\n$3\r\nabc\r\n:300\r\n": "*2\r\n$3\r\nabc\r\n:1300\r\n",
+		"*2\r\n$3\r\nabc\r\n:-1\r\n":  "*2\r\n$3\r\nabc\r\n:-1\r\n",
+		"+OK\r\n":                     "+OK\r\n",
+	} {
+		if got := exaggerate([]byte(in), time.Second); string(got) != want {
+			t.Errorf("%q became %q, want %q", in, got, want)
+		}
+	}
+}
