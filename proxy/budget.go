@@ -65,7 +65,6 @@ func (b *budget) reserve(s *session, n int64) bool {
 		if b.crowded() {
 			b.over()
 		}
-		s.active.Store(clockNow()) // who waits is at work
 		b.mu.Lock()
 		if b.used.Load() > b.max && !s.shutOnce.Load() && s.p.ctx.Err() == nil && time.Now().Before(deadline) {
 			b.changed.Wait()

@@ -225,14 +225,14 @@ func (p *Proxy) relieve() {
 }
 
 // worst is the session that holds most, nil if none holds anything. What a
-// session holds weighs the more the longer it has done nothing, so that many small
-// hoards do not push out the one client that is at work.
+// session holds weighs the more the longer no request of its was dealt with, so
+// that many small hoards do not push out the one client that is at work.
 func (p *Proxy) worst() (worst *session) {
 	now, most := clockNow(), 0.0
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for s := range p.sessions {
-		idle := max(time.Duration(now-s.active.Load()), 10*time.Millisecond)
+		idle := max(time.Duration(now-s.served.Load()), 10*time.Millisecond)
 		if weight := float64(s.held.Load()) * idle.Seconds(); weight > most {
 			worst, most = s, weight
 		}

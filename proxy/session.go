@@ -56,6 +56,7 @@ type session struct {
 	gave     bool   // the request at hand went to the origin with its buffer
 	last     atomic.Pointer[policy.Command]
 	active   atomic.Int64 // proxy clock of the last request
+	served   atomic.Int64 // proxy clock when a request was last dealt with
 
 	// Writing. While async is false nothing is outstanding and the reader
 	// writes by itself from wbuf; otherwise everything goes through q.
@@ -126,6 +127,7 @@ func (p *Proxy) newSession(conn net.Conn) *session {
 	s.q.cond.L = &s.q.mu
 	s.nb.init(conn)
 	s.active.Store(clockNow())
+	s.served.Store(s.active.Load())
 	return s
 }
 
@@ -259,6 +261,9 @@ func (s *session) batch() bool {
 	for count := 1; ; count++ {
 		kind, n, problem := s.frames.next(s.in[s.off:], s.authed)
 		if kind == frameMore {
+			if count > 1 {
+				s.served.Store(s.now)
+			}
 			break
 		}
 		if kind == frameBad {

@@ -19,8 +19,9 @@ import (
 // out of EXEC's array; what nearside answers itself joins the array at its place.
 type transaction struct {
 	open  bool
-	dirty bool // a command was refused here: EXEC must abort
-	lost  bool // the connection with the WATCH or MULTI is gone
+	dirty bool   // a command was refused here: EXEC must abort
+	lost  bool   // the connection with the WATCH or MULTI is gone
+	why   string // there never was one: the error
 
 	mayWrite bool // a command queued so far may write
 	locals   bool // there are commands of nearside's own
@@ -72,7 +73,9 @@ func (s *session) transactionCommand(raw []byte) {
 	}
 	if t.lost { // EXEC will say so
 		if s.d.Cmd.Name == "multi" {
+			why := t.why
 			s.openTransaction(true)
+			t.why = why
 		}
 		s.replyString(replyOK)
 		return
@@ -104,6 +107,7 @@ func (s *session) failTransaction(err error) {
 	s.p.m.originErrors.Inc()
 	if s.d.Cmd.Name == "multi" {
 		s.openTransaction(true)
+		s.tx.why = s.p.originError(err)
 		s.replyString(replyOK)
 		return
 	}
@@ -222,7 +226,11 @@ func (s *session) inTransaction(raw []byte) {
 	case name == "quit" || name == "reset":
 		s.answerLocal(raw)
 	case t.lost:
-		s.replyError("ERR nearside: the connection to Redis that held this transaction was lost; EXEC will abort")
+		why := t.why
+		if why == "" {
+			why = "ERR nearside: the connection to Redis that held this transaction was lost"
+		}
+		s.replyError(why + "; EXEC will abort")
 	case d.Route == policy.RouteRefused:
 		s.abortLater(d.Err, true)
 	case d.Route == policy.RouteSplit || d.Route == policy.RouteView:

@@ -205,10 +205,18 @@ func TestMaxPinned(t *testing.T) {
 	}
 	n.eventually("they block at Redis", func() bool { return blocked(redis) == 5 })
 	c := n.dial()
-	for _, args := range [][]string{{"BLPOP", "queue", "0"}, {"MULTI"}, {"SUBSCRIBE", "x"}, {"WATCH", "x"}, {"CLIENT", "TRACKING", "ON"}} {
+	for _, args := range [][]string{{"BLPOP", "queue", "0"}, {"SUBSCRIBE", "x"}, {"CLIENT", "TRACKING", "ON"}, {"WATCH", "x"}, {"BLPOP", "queue", "0"}} {
 		if got := c.Do(args...); !strings.HasPrefix(got, "-ERR nearside: max_pinned (5)") {
 			t.Errorf("%v answered %s", args, got)
 		}
+	}
+	want(t, c, "OK", "UNWATCH")
+	want(t, c, "OK", "MULTI") // as failTransaction says
+	if got := c.Do("SET", "product:1", "never"); !strings.HasPrefix(got, "-ERR nearside: max_pinned (5)") {
+		t.Errorf("a command in MULTI answered %s", got)
+	}
+	if got := c.Do("EXEC"); !strings.HasPrefix(got, "-EXECABORT") {
+		t.Errorf("EXEC answered %s", got)
 	}
 	want(t, c, "OK", "SET", "product:1", "x")
 	want(t, c, "x", "GET", "product:1")
