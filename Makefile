@@ -13,6 +13,7 @@ ARGS     ?=
 FUZZTIME ?= 10s
 BENCH    ?= .
 TIMEOUT  ?= 10m
+CYCLES   ?= 20
 SECONDS  := 60
 PKG      ?= ./...
 
@@ -65,6 +66,10 @@ fuzz: ## each fuzz target for FUZZTIME
 .PHONY: bench
 bench: ## the Go benchmarks (BENCH is a pattern)
 	$(GO) test -run '^$$' -bench '$(BENCH)' -benchmem $(PKG)
+
+.PHONY: consistency
+consistency: deps ## check freshness and locks under faults (CYCLES, SEED)
+	cd bench && $(GO) vet ./... && $(GO) run ./consistency -cycles $(CYCLES) $(if $(SEED),-seed $(SEED))
 
 .PHONY: deps
 deps: ## install redis-server, node, a C compiler (for -race), redis-py, the npm clients

@@ -104,7 +104,7 @@ func (s *session) setInfo(raw []byte) {
 		s.replyOriginError(err)
 		return
 	}
-	if !facts.atLeast(7, 2) || len(s.args) != 4 {
+	if !facts.atLeast7(2) || len(s.args) != 4 {
 		s.forward(raw)
 		return
 	}
@@ -147,7 +147,7 @@ func (s *session) setReply() {
 // noTouch is CLIENT NO-TOUCH. Redis keeps it for a connection, and a session has
 // none of its own: reads of shared connections touch their keys.
 func (s *session) noTouch(raw []byte) {
-	if facts, err := s.p.facts(); err != nil || !facts.atLeast(7, 2) || len(s.args) != 3 ||
+	if facts, err := s.p.facts(); err != nil || !facts.atLeast7(2) || len(s.args) != 3 ||
 		!foldEqual(s.args[2], "on") && !foldEqual(s.args[2], "off") {
 		s.forward(raw) // Redis's own error
 		return
@@ -268,7 +268,7 @@ func (s *session) describe(o *session) string {
 	line := fmt.Sprintf("id=%d addr=%s laddr=%s fd=0 name=%s age=%d idle=%d flags=%s db=%d sub=%d psub=%d ssub=%d multi=%d qbuf=%d qbuf-free=%d argv-mem=%d multi-mem=0 rbs=%d rbp=%d obl=%d oll=%d omem=%d tot-mem=%d events=%s cmd=%s user=%s redir=%d resp=%d",
 		o.id, addr, laddr, v.name, int(time.Since(o.begun).Seconds()), idle, o.flags(v), v.db, v.channels, v.patterns, v.shards, o.queuedN.Load()-1,
 		qbuf, qfree, argv, rbs, rbs, obl, oll, max(0, omem-int64(obl)), emptySession+o.held.Load(), events, cmd, v.user, redir, v.proto)
-	if facts := s.p.server.Load(); facts != nil && facts.atLeast(7, 2) {
+	if facts := s.p.server.Load(); facts != nil && facts.atLeast7(2) {
 		line += " lib-name=" + v.lib + " lib-ver=" + v.ver
 	}
 	return line

@@ -55,7 +55,7 @@ func TestClientListFields(t *testing.T) {
 			redisC, redisOther := redistest.Dial(t, redis.Addr), redistest.Dial(t, redis.Addr)
 			nearC, nearOther := redistest.Dial(t, n.addr), redistest.Dial(t, n.addr)
 			for _, c := range []*redistest.Client{redisC, redisOther, nearC, nearOther} {
-				defer c.Close()
+				t.Cleanup(c.Close)
 			}
 			prepare := func(c *redistest.Client) string {
 				id := c.Do("CLIENT", "ID")

@@ -3,6 +3,7 @@ package proxy
 import (
 	"bytes"
 	"math/rand/v2"
+	"slices"
 	"strconv"
 
 	"github.com/tidwall/redcon"
@@ -23,7 +24,7 @@ type part struct {
 }
 
 // plan makes the plan for the decided command; ok is false for commands that
-// are not taken apart this way (SCAN, RANDOMKEY).
+// cannot be taken apart: what is wrong with them Redis says.
 func (s *session) plan() (plan, bool) {
 	switch s.d.Cmd.Name {
 	case "mget":
@@ -41,6 +42,10 @@ func (s *session) plan() (plan, bool) {
 		return plan{parts, mergeStatus}, true
 	case "dbsize":
 		return s.everywhere(mergeSum), true
+	case "scan":
+		return s.scanPlan()
+	case "randomkey":
+		return s.everywhere(s.mergeRandom), true
 	case "flushdb":
 		return s.everywhere(mergeStatus), true
 	case "keys":
@@ -172,11 +177,7 @@ func (s *session) joined(raw []byte) {
 	if !s.awaitAnswers() {
 		return
 	}
-	switch s.d.Cmd.Name {
-	case "scan":
-		s.scan()
-		return
-	case "randomkey":
+	if s.d.Cmd.Name == "randomkey" {
 		s.randomKey(raw)
 		return
 	}
@@ -187,7 +188,8 @@ func (s *session) joined(raw []byte) {
 		return
 	}
 	sl := s.slot()
-	if s.effects(sl); s.d.Effect == 0 {
+	s.effects(sl)
+	if s.d.Effect == 0 {
 		s.observe(sl)
 	}
 	sl.begin()
@@ -303,14 +305,14 @@ func (s *session) call(db int, req []byte) ([]byte, error) {
 	return c.Call(s.p.ctx, req, 1)
 }
 
-// scan walks one database after the other. A cursor of the client is twice the
-// cursor of Redis, plus one in the second database: it stays below 2^53, which
-// node-redis needs, as long as a database has fewer than 2^52 buckets.
-func (s *session) scan() {
+// scanPlan walks one database after the other. A cursor of the client is twice
+// the cursor of Redis, plus one in the second database: it stays below 2^53, which
+// node-redis needs, as long as a database has fewer than 2^52 buckets. ok is false
+// for what is no cursor: Redis has the words for it.
+func (s *session) scanPlan() (_ plan, ok bool) {
 	cursor, err := strconv.ParseUint(string(s.args[1]), 10, 64)
 	if err != nil {
-		s.replyError("ERR invalid cursor")
-		return
+		return plan{}, false
 	}
 	dbs := []int{s.p.cfg.CacheDB, s.p.cfg.LocksDB}
 	if pattern := matchOption(s.args[2:]); pattern != nil {
@@ -322,17 +324,17 @@ func (s *session) scan() {
 	if len(dbs) == 1 {
 		phase = 0
 	}
-	args := bytes2(s.args)
+	args := slices.Clone(s.args)
 	args[1] = strconv.AppendUint(nil, cursor>>1, 10)
-	b, err := s.call(dbs[phase], appendArgs(nil, args))
-	if err != nil {
-		s.replyOriginError(err)
-		return
-	}
+	merge := func(r [][]byte) []byte { return s.p.scanned(r[0], dbs[phase], phase, phase+1 < len(dbs)) }
+	return plan{parts: []part{{dbs[phase], appendArgs(nil, args)}}, merge: merge}, true
+}
+
+// scanned turns a database's reply to SCAN into the view's.
+func (p *Proxy) scanned(b []byte, db, phase int, another bool) []byte {
 	n, rest, ok := origin.Elements(b)
 	if !ok || n != 2 { // an error
-		s.replyRaw(b)
-		return
+		return b
 	}
 	first, rest := origin.Split(rest)
 	value, _, _, _ := origin.Bulk(first)
@@ -340,18 +342,31 @@ func (s *session) scan() {
 	switch {
 	case next != 0:
 		next = next<<1 | uint64(phase)
-	case phase+1 < len(dbs):
+	case another:
 		next = uint64(phase + 1)
 	}
-	count, keys := s.p.inView(rest, dbs[phase])
+	count, keys := p.inView(rest, db)
 	out := redcon.AppendArray(nil, 2)
 	out = redcon.AppendBulkString(out, strconv.FormatUint(next, 10))
 	out = redcon.AppendArray(out, count)
-	s.replyRaw(append(out, keys...))
+	return append(out, keys...)
 }
 
-// bytes2 copies the outer slice of arguments.
-func bytes2(args [][]byte) [][]byte { return append([][]byte(nil), args...) }
+// mergeRandom draws one of two databases' random keys, for a RANDOMKEY inside
+// MULTI, where the databases' sizes cannot be asked first.
+func (s *session) mergeRandom(replies [][]byte) []byte {
+	if e := firstError(replies); e != nil {
+		return e
+	}
+	dbs := []int{s.p.cfg.LocksDB, s.p.cfg.CacheDB}
+	first := rand.IntN(len(dbs))
+	for _, i := range []int{first, 1 - first} {
+		if key, null, _, ok := origin.Bulk(replies[i]); ok && !null && s.p.rules.InView(key, dbs[i]) {
+			return replies[i]
+		}
+	}
+	return appendNull(nil, s.proto)
+}
 
 // matchOption returns SCAN's pattern, or nil.
 func matchOption(opts [][]byte) (pattern []byte) {

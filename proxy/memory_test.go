@@ -108,7 +108,7 @@ func measure(t *testing.T, c hostileCase, path string, redis *redistest.Server, 
 			}
 			time.Sleep(time.Millisecond)
 		}
-		defer conns[i].Close()
+		t.Cleanup(func() { _ = conns[i].Close() })
 	}
 	crowd(c.n, func(i int) { push(conns[i-1], []byte(c.send)) })
 	if c.more != nil {

@@ -24,14 +24,14 @@ func TestPauseWrite(t *testing.T) {
 	n := start(t, redis, nil)
 	for i, addr := range []string{redis.Addr, n.addr} {
 		admin := redistest.Dial(t, addr)
-		defer admin.Close()
+		t.Cleanup(admin.Close)
 		want(t, admin, "OK", "SET", "product:1", "x")
 		tx := redistest.Dial(t, addr)
-		defer tx.Close()
+		t.Cleanup(tx.Close)
 		want(t, tx, "OK", "MULTI")
 		want(t, tx, "QUEUED", "SET", "product:tx", "x")
 		readTx := redistest.Dial(t, addr)
-		defer readTx.Close()
+		t.Cleanup(readTx.Close)
 		want(t, readTx, "OK", "MULTI")
 		want(t, readTx, "QUEUED", "GET", "product:1")
 
@@ -42,13 +42,24 @@ func TestPauseWrite(t *testing.T) {
 		}
 		want(t, readTx, "[x]", "EXEC")
 		held := [][]string{
-			{"SET", "a", "1"}, {"DEL", "product:1", "a"}, {"EVAL", "return 1", "0"}, {"EVALSHA", "e0e1f9fabfc9d4800c877a703b823ac0578ff8db", "0"}, {"FCALL", "f", "0"},
-			{"PFCOUNT", "hll"}, {"PUBLISH", "x", "y"}, {"SPUBLISH", "x", "y"}, {"BLPOP", "q", "0.01"}, {"EXPIRE", "a", "1"}, {"FLUSHALL"}, {"FUNCTION", "FLUSH"}, {"GETEX", "a"},
+			{"SET", "a", "1"},
+			{"DEL", "product:1", "a"},
+			{"EVAL", "return 1", "0"},
+			{"EVALSHA", "e0e1f9fabfc9d4800c877a703b823ac0578ff8db", "0"},
+			{"FCALL", "f", "0"},
+			{"PFCOUNT", "hll"},
+			{"PUBLISH", "x", "y"},
+			{"SPUBLISH", "x", "y"},
+			{"BLPOP", "q", "0.01"},
+			{"EXPIRE", "a", "1"},
+			{"FLUSHALL"},
+			{"FUNCTION", "FLUSH"},
+			{"GETEX", "a"},
 		}
 		var list []*redistest.Client
 		for _, args := range held {
 			c := redistest.Dial(t, addr)
-			defer c.Close()
+			t.Cleanup(c.Close)
 			c.Send(args...)
 			list = append(list, c)
 		}
@@ -91,8 +102,8 @@ func TestPauseAll(t *testing.T) {
 	const pause = 300 * time.Millisecond
 	for _, addr := range []string{redis.Addr, n.addr} {
 		admin, other := redistest.Dial(t, addr), redistest.Dial(t, addr)
-		defer admin.Close()
-		defer other.Close()
+		t.Cleanup(admin.Close)
+		t.Cleanup(other.Close)
 		want(t, other, "PONG", "PING")
 		begun := time.Now()
 		want(t, admin, "OK", "CLIENT", "PAUSE", "300")

@@ -319,8 +319,9 @@ type serverFacts struct {
 	major, minor        int
 }
 
-func (f *serverFacts) atLeast(major, minor int) bool {
-	return f.major > major || f.major == major && f.minor >= minor
+// atLeast7 tells whether it is version 7.minor or later.
+func (f *serverFacts) atLeast7(minor int) bool {
+	return f.major > 7 || f.major == 7 && f.minor >= minor
 }
 
 // factsTimeout bounds the question for them.
@@ -346,7 +347,7 @@ func (p *Proxy) facts() (*serverFacts, error) {
 		f.major, _ = strconv.Atoi(parts[0])
 		f.minor, _ = strconv.Atoi(parts[1])
 	}
-	p.policy.SetHashFieldTTL(f.atLeast(7, 4))
+	p.policy.SetHashFieldTTL(f.atLeast7(4))
 	p.server.Store(f)
 	return f, nil
 }

@@ -252,7 +252,9 @@ func TestDeniedFetchKeepsOrder(t *testing.T) {
 // it has seen it. Guard: observe.
 func TestNothingOlderAfterward(t *testing.T) {
 	for _, reads := range [][]string{
-		{"MULTI", "GET product:1", "EXEC"}, {"MGET other product:1"}, {"EVAL_RO return(redis.call('get',KEYS[1])) 1 product:1"},
+		{"MULTI", "GET product:1", "EXEC"},
+		{"MGET other product:1"},
+		{"EVAL_RO return(redis.call('get',KEYS[1])) 1 product:1"},
 		{"WATCH x", "GET product:1", "UNWATCH"},
 	} {
 		t.Run(reads[0], func(t *testing.T) {

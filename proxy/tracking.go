@@ -120,7 +120,7 @@ func (s *session) startTracking(raw []byte) {
 			s.replyError(problem)
 			return
 		}
-		args := bytes2(s.args)
+		args := slices.Clone(s.args)
 		args[at] = strconv.AppendInt(nil, number, 10)
 		raw = appendArgs(nil, args)
 		redirect = id

@@ -166,7 +166,7 @@ func TestTrackingAnswers(t *testing.T) {
 	n := start(t, redis, nil)
 	for _, proto := range []string{"2", "3"} {
 		d := redistest.Dial(t, redis.Addr)
-		defer d.Close()
+		t.Cleanup(d.Close)
 		d.Do("HELLO", proto)
 		c := n.tracker(proto)
 		for _, line := range []string{

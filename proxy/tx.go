@@ -234,7 +234,7 @@ func (s *session) inTransaction(raw []byte) {
 	case d.Route == policy.RouteRefused:
 		s.abortLater(d.Err, true)
 	case d.Route == policy.RouteSplit || d.Route == policy.RouteView:
-		s.queueJoined()
+		s.queueJoined(raw)
 	case name == "select":
 		s.queueSelect(raw)
 	case d.Route == policy.RoutePin && d.Cmd.Pin == policy.PinSub && d.Cmd.ArityOK(len(s.args)):
@@ -288,7 +288,8 @@ func (s *session) collectEffects() {
 	t := &s.tx
 	var sl slot
 	sl.s = s
-	if s.effects(&sl); s.d.Effect == 0 && (s.d.Route == policy.RouteCache || s.d.Route == policy.RouteSplit) {
+	s.effects(&sl)
+	if s.d.Effect == 0 && (s.d.Route == policy.RouteCache || s.d.Route == policy.RouteSplit) {
 		s.observe(&sl) // EXEC shows Redis's own state: nothing older must follow it
 	}
 	t.writes = append(t.writes, sl.writes...)
@@ -444,10 +445,11 @@ func (s *session) capture(raw []byte) []byte {
 
 // queueJoined queues a command whose keys live in both databases, as one
 // command per database whose replies are merged when EXEC answers.
-func (s *session) queueJoined() {
+func (s *session) queueJoined(raw []byte) {
 	plan, ok := s.plan()
-	if !ok {
-		s.abortLater("CROSSDB nearside: "+s.d.Cmd.Name+" inside MULTI cannot speak of both databases; SELECT one of them first", true)
+	if !ok { // Redis says what is wrong with it, when EXEC runs
+		s.d.DB = s.p.cfg.LocksDB
+		s.queueCommand(raw)
 		return
 	}
 	s.collectEffects()

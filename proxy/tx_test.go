@@ -36,6 +36,17 @@ func TestTransactions(t *testing.T) {
 			}
 			want(t, c, "[[a b] 2 (nil) PONG 2]", "EXEC")
 
+			t.Log("the joined keyspace, walked inside")
+			for _, args := range [][]string{{"MSET", "product:s", "a", "lock:s", "b"}, {"MULTI"}, {"SCAN", "0", "COUNT", "100"}, {"SCAN", "1", "COUNT", "100"}, {"SCAN", "x"}, {"RANDOMKEY"}, {"KEYS", "*:s"}, {"DEL", "product:s", "lock:s"}} {
+				if got := c.Do(args...); got != "QUEUED" && got != "OK" {
+					t.Fatalf("%v answered %s", args, got)
+				}
+			}
+			got := c.Do("EXEC")
+			if !strings.HasPrefix(got, "[[1 [product:s]] [0 [lock:s]] -ERR invalid cursor ") || !strings.HasSuffix(got, " 2]") {
+				t.Errorf("EXEC answered %s", got)
+			}
+
 			t.Log("errors")
 			want(t, c, redis.Do("EXEC"), "EXEC")
 			want(t, c, redis.Do("DISCARD"), "DISCARD")

@@ -37,8 +37,8 @@ func TestClientUnblock(t *testing.T) {
 					got := make([]string, 2)
 					for i, addr := range []string{redis.Addr, n.addr} {
 						c, other := redistest.Dial(t, addr), redistest.Dial(t, addr)
-						defer c.Close()
-						defer other.Close()
+						t.Cleanup(c.Close)
+						t.Cleanup(other.Close)
 						c.Do("HELLO", proto)
 						id := c.Do("CLIENT", "ID")
 						c.Send(args...)

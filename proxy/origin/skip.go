@@ -30,7 +30,7 @@ type PartsOwner interface {
 	ReplyParts(parts [][]byte, reserved int64, batch *Batch)
 }
 
-// ErrTooLarge: the reply did not fit into the Budget. Redis has carried the
+// ErrTooLarge says that the reply did not fit into the Budget. Redis has carried the
 // request out; its reply was read and thrown away, and the connection is in order.
 var ErrTooLarge = errors.New("the reply is larger than what is left of the budget")
 
