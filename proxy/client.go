@@ -32,6 +32,9 @@ func (s *session) client(raw []byte) {
 	if len(args) > 1 {
 		sub = strings.ToLower(string(args[1]))
 	}
+	if !s.mayRun(sub) {
+		return
+	}
 	switch sub {
 	case "id":
 		s.replyRaw(redcon.AppendInt(nil, int64(s.id)))

@@ -40,7 +40,9 @@ func (s *session) nearside() {
 	case sub == "explain" && len(s.args) == 3:
 		s.replyRaw(linesReply(s.explain(s.args[2])))
 	case sub == "flush" && len(s.args) <= 3:
-		s.flushCache()
+		if s.mayRun(sub) {
+			s.flushCache()
+		}
 	case sub == "help" || sub == "stats" || sub == "explain" || sub == "flush":
 		s.replyError(errArity("nearside|" + sub))
 	default:

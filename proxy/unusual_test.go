@@ -22,7 +22,7 @@ func bothAnswer(t *testing.T, redis *redistest.Server, n *nearside, request []by
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer c.Close()
+		t.Cleanup(func() { _ = c.Close() })
 		_ = c.SetDeadline(time.Now().Add(2 * redistest.Timeout))
 		written := make(chan error, 1)
 		go func() {
