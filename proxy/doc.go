@@ -6,7 +6,7 @@
 //	          reads,     │               ├─ cached.go ─── L1 ── miss ── fetch: MULTI, read, PTTL, EXEC
 //	          answers    │               ├─ dispatch.go   forward: everything stateless; locks on connections of their own
 //	          in order   │               ├─ joined.go     what speaks of both databases: one transaction
-//	          (queue.go) │               └─ pin.go        MULTI/WATCH (tx.go), blocking, pubsub.go, MONITOR, tracking.go
+//	          (queue.go) │               └─ pin.go        MULTI/WATCH (tx.go, exec.go), blocking, pubsub.go, MONITOR, tracking.go
 //	                     │                       ║
 //	Redis ══ link ── invalidations ── stamps   origin connections ══ Redis
 //
