@@ -32,7 +32,7 @@ func (s *session) client(raw []byte) {
 	if len(args) > 1 {
 		sub = strings.ToLower(string(args[1]))
 	}
-	if !s.mayRun(sub) {
+	if !s.mayRun("client|" + sub) {
 		return
 	}
 	switch sub {

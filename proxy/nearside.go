@@ -40,7 +40,7 @@ func (s *session) nearside() {
 	case sub == "explain" && len(s.args) == 3:
 		s.replyRaw(linesReply(s.explain(s.args[2])))
 	case sub == "flush" && len(s.args) <= 3:
-		if s.mayRun(sub) {
+		if s.mayRun("nearside|" + sub) {
 			s.flushCache()
 		}
 	case sub == "help" || sub == "stats" || sub == "explain" || sub == "flush":

@@ -297,10 +297,6 @@ func (s *session) leave() {
 	s.abandon()
 }
 
-// blockedAway tells whether the client left while it was blocked, so that
-// nothing is owed to it any more.
-func (s *session) blockedAway() bool { return s.gone }
-
 // startMonitor makes the session a monitor: from its OK on the origin sends lines.
 func (s *session) startMonitor(raw []byte) {
 	if s.monitor { // Redis does not answer a second one

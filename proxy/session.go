@@ -464,7 +464,7 @@ func (s *session) drainOut() {
 		s.flushReplies()
 		return
 	}
-	if s.blockedAway() {
+	if s.gone { // nothing is owed to it
 		return
 	}
 	s.awaitAnswers()
