@@ -36,10 +36,14 @@ type Rule struct {
 	ID     int    // position among all rules, from 1; 0 is "no rule" in counters
 
 	// The rest holds for cache rules only.
-	TTL      time.Duration   // longest stay of an entry; > 0
-	MaxReply int             // bytes; larger replies are not kept; > 0
-	Negative bool            // keep "no such key" too
-	Commands map[string]bool // lower-case names of the reads to keep; nil: all that can be
+	TTL      time.Duration // longest stay of an entry; > 0
+	MaxReply int           // bytes; larger replies are not kept; > 0
+	Negative bool          // keep "no such key" too
+	Fenced   bool          // a hit waits for a proof of freshness newer than the request
+	// StaleIfError is how old the last proof of freshness may be when the origin cannot be reached and an entry is
+	// served all the same; 0: never.
+	StaleIfError time.Duration
+	Commands     map[string]bool // lower-case names of the reads to keep; nil: all that can be
 }
 
 // keeps reports whether replies of c are kept under the cache rule r. MGET

@@ -53,6 +53,9 @@ type Config struct {
 	// Fence lists after what hits wait for a round trip on the link: locks, scripts, messages.
 	// Default all of them; an empty list that is not nil is none.
 	Fence []string
+	// Refills bounds the fetches for the near cache that are under way at one time, so
+	// that after a flush the origin has time for everything else. Default 128.
+	Refills int
 
 	// OriginTimeout: commands fail when the origin has answered nothing at all for so long. Default 5 s.
 	OriginTimeout time.Duration

@@ -187,6 +187,7 @@ func (c *Config) fill() error {
 	def(&c.OriginTimeout, 5*time.Second)
 	count(&c.OriginConnections, 2)
 	count(&c.MaxPinned, 4096)
+	count(&c.Refills, 128)
 	count(&c.MaxClients, 10000)
 	size(&c.MaxRequest, 64<<20)
 	count(&c.MaxOutstanding, 1024)

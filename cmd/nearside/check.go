@@ -192,6 +192,9 @@ func (s *settings) complete(r *rule) error {
 	if r.TTL == 0 {
 		r.TTL = s.cacheTTL
 	}
+	if r.Fenced && s.cfg.Link == "none" {
+		return s.fail("consistency: fenced needs a link: without one nothing tells what was written elsewhere", r.path+".consistency")
+	}
 	most := s.cfg.Memory / 8
 	if r.maxReply > most {
 		return s.fail(fmt.Sprintf("max_reply (%s) is more than an eighth of cache.memory (%s)", sizeText(r.maxReply), sizeText(s.cfg.Memory)),

@@ -56,6 +56,7 @@ func defaults() *settings {
 			Ping:              100 * time.Millisecond,
 			Link:              "auto",
 			Fence:             fenceWords,
+			Refills:           128,
 			OriginTimeout:     5 * time.Second,
 			OriginConnections: 2,
 			MaxPinned:         4096,
@@ -113,6 +114,7 @@ func (s *settings) keys() fields {
 			"ping":          scalar(duration(&c.Ping, false)),
 			"link":          scalar(s.link),
 			"fence":         s.fence(),
+			"refills":       scalar(number(&c.Refills, 1, math.MaxInt32)),
 			"rules":         list(s.cacheRule),
 		}),
 
@@ -205,11 +207,13 @@ func (s *settings) cacheRule(d *decoder, n ast.Node, path string) error {
 	r := &rule{Rule: policy.Rule{Kind: policy.CacheRule, Negative: true}, path: path}
 	s.rules = append(s.rules, r)
 	return r.decode(d, n, fields{
-		"prefix":    text(r.prefix),
-		"ttl":       scalar(duration(&r.TTL, false)),
-		"max_reply": scalar(size(&r.maxReply, 1, math.MaxInt32)),
-		"negative":  scalar(boolean(&r.Negative)),
-		"commands":  r.commands(),
+		"prefix":         text(r.prefix),
+		"ttl":            scalar(duration(&r.TTL, false)),
+		"max_reply":      scalar(size(&r.maxReply, 1, math.MaxInt32)),
+		"negative":       scalar(boolean(&r.Negative)),
+		"commands":       r.commands(),
+		"consistency":    scalar(r.consistency),
+		"stale_if_error": scalar(duration(&r.StaleIfError, true)),
 	})
 }
 
@@ -226,6 +230,13 @@ func (r *rule) decode(d *decoder, n ast.Node, keys fields) error {
 func (r *rule) prefix(v string) error {
 	r.Prefix = v
 	return nil
+}
+
+func (r *rule) consistency(v string) error {
+	var w string
+	err := word(&w, "bounded", "fenced")(v)
+	r.Fenced = w == "fenced"
+	return err
 }
 
 func (r *rule) commands() setter {

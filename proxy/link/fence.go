@@ -1,6 +1,9 @@
 package link
 
-import "time"
+import (
+	"sync/atomic"
+	"time"
+)
 
 // Fence makes hits wait, from now on, until a PING that was sent after this call has been answered. One PING serves all that wait:
 // at most one for fences is under way, and one waits for its answer.
@@ -9,14 +12,36 @@ func (l *Link) Fence() {
 		return
 	}
 	l.count.fences.Add(1)
-	need := l.sent.Load() + 1
-	for old := l.need.Load(); old < need; old = l.need.Load() {
-		if l.need.CompareAndSwap(old, need) {
-			break
-		}
-	}
+	raiseTo(&l.need, l.sent.Load()+1)
 	l.kickPinger()
 }
+
+// raiseTo makes v at least n.
+func raiseTo(v *atomic.Uint64, n uint64) {
+	for old := v.Load(); old < n; old = v.Load() {
+		if v.CompareAndSwap(old, n) {
+			return
+		}
+	}
+}
+
+// Sync is true when a PING that was sent after the call has been answered: what is looked up then is as new as a read at the
+// origin sent at the time of the call would be, since every write acknowledged before it is known here. One PING serves all
+// that wait; unlike Fence it holds nobody else up. It is false, and the read is to be passed through, when the link is down,
+// the proof too old, or the timeout over; and always with ModeNone.
+func (l *Link) Sync(timeout time.Duration) bool {
+	if !l.connects() {
+		return l.cfg.Mode == ModeEmbedded
+	}
+	l.count.syncs.Add(1)
+	need := l.sent.Load() + 1
+	raiseTo(&l.asked, need)
+	l.kickPinger()
+	return l.waitFor(need, timeout)
+}
+
+// wanted is the PING that somebody waits for.
+func (l *Link) wanted() uint64 { return max(l.need.Load(), l.asked.Load()) }
 
 // Pending says whether a fence is raised and not passed.
 func (l *Link) Pending() bool {
@@ -31,7 +56,11 @@ func (l *Link) Wait(timeout time.Duration) bool {
 	if !l.connects() {
 		return true
 	}
-	need := l.need.Load()
+	return l.waitFor(l.need.Load(), timeout)
+}
+
+// waitFor waits for the PONG of PING need.
+func (l *Link) waitFor(need uint64, timeout time.Duration) bool {
 	start := time.Now()
 	var timer *time.Timer
 	defer func() {
@@ -93,10 +122,10 @@ func (l *Link) kickPinger() {
 	}
 }
 
-// pingForFences sends a PING if a fence needs one that is not sent yet, and none for fences is under way. In that case its
+// pingForFences sends a PING if a fence or a Sync needs one that is not sent yet, and none for fences is under way. In that case its
 // answer kicks again.
 func (s *session) pingForFences() {
-	if s.l.need.Load() > s.l.sent.Load() && !s.fencing.Load() {
+	if s.l.wanted() > s.l.sent.Load() && !s.fencing.Load() {
 		s.ping(true)
 	}
 }

@@ -65,7 +65,9 @@ type Link struct {
 	_      [40]byte
 
 	sent   atomic.Uint64 // the last PING drawn; counts on over all connections
+	asked  atomic.Uint64 // the PING whose PONG is enough for all in Sync
 	proof  atomic.Int64  // when passed was sent; never: not on this connection
+	proven atomic.Int64  // what Proven says
 	kicked atomic.Bool   // a token is in kick, or about to be
 	kick   chan struct{} // the pinger is to look at the fences
 	count  counters
@@ -115,6 +117,7 @@ func New(cfg Config) *Link {
 	}
 	l.until.Store(never)
 	l.proof.Store(never)
+	l.proven.Store(never)
 	if !l.connects() {
 		l.until.Store(always)
 	}
@@ -246,6 +249,14 @@ func (l *Link) Bound(now int64) (d time.Duration, known bool) {
 		return 0, false
 	}
 	return time.Duration(max(now-proof, 0)), true
+}
+
+// Proven is the time, on the configured clock, up to which everything that was written is known here: the send time of the last
+// answered PING or, if that is older, of the last answered check. It stays when the connection is lost; known is
+// false if there never was a proof, and without a connection.
+func (l *Link) Proven() (at int64, known bool) {
+	at = l.proven.Load()
+	return at, at != never
 }
 
 // State is what the link is doing.

@@ -65,7 +65,7 @@ func (s *session) pong(seq uint64, at int64, forFence bool, reply []byte, err er
 	}
 	if forFence {
 		s.fencing.Store(false)
-		if l.need.Load() > l.sent.Load() { // fences that were raised meanwhile
+		if l.wanted() > l.sent.Load() { // fences that were raised meanwhile
 			l.kickPinger()
 		}
 	}
@@ -113,5 +113,6 @@ func (l *Link) publish(s *session) {
 	if s.mayRole || s.mayInfo {
 		oldest = min(oldest, s.checked)
 	}
+	l.proven.Store(oldest)
 	l.until.Store(oldest + int64(l.cfg.MaxStaleness))
 }

@@ -17,6 +17,7 @@ type Stats struct {
 	Connects   uint64 // times that tracking was acknowledged
 	Reconnects uint64 // of these, after the first
 	Fences     uint64
+	Syncs      uint64        // reads that waited for a PING of their own
 	RoundTrip  time.Duration // of the last PING answered with PONG
 	Role       string        // of the server, when the link last came up; "" if not permitted
 	Silent     string        // what the link cannot notice, and why; "" if nothing
@@ -25,7 +26,7 @@ type Stats struct {
 type counters struct {
 	pushes, keys, nulls, silent atomic.Uint64
 	pings, pongs, checks        atomic.Uint64
-	connects, fences            atomic.Uint64
+	connects, fences, syncs     atomic.Uint64
 	roundTrip                   atomic.Int64
 }
 
@@ -42,6 +43,7 @@ func (l *Link) Stats() Stats {
 		Checks:    c.checks.Load(),
 		Connects:  c.connects.Load(),
 		Fences:    c.fences.Load(),
+		Syncs:     c.syncs.Load(),
 		RoundTrip: time.Duration(c.roundTrip.Load()),
 	}
 	if st.Connects > 1 {
