@@ -24,6 +24,11 @@ func (s *session) cached(raw []byte) {
 		s.readThrough(raw)
 		return
 	}
+	if p.quarantine.holds(s.d.Keys) {
+		p.m.bypass(bypassAudit)
+		s.readThrough(raw)
+		return
+	}
 	if s.async && !s.mayOvertake() {
 		// Behind one of the session's own writes: on the same connection it
 		// follows it, elsewhere it waits for the answer.
@@ -48,8 +53,10 @@ func (s *session) cached(raw []byte) {
 		s.readThrough(raw)
 		return
 	}
-	if !s.fresh() {
-		s.readThrough(raw)
+	if v := s.fresh(); v != link.OK {
+		if v == link.Fenced || !s.readOrStale(raw) {
+			s.readThrough(raw)
+		}
 		return
 	}
 	if len(s.d.Keys) == 1 && s.d.Cmd != p.mget {
@@ -103,35 +110,6 @@ func (s *session) sameWire(c *origin.Conn) bool {
 	return !q.mixed && q.via == c
 }
 
-// fenceWait bounds how long a hit waits for a fence; then the read goes to the
-// origin, which is never wrong.
-const fenceWait = 200 * time.Millisecond
-
-// fresh tells whether the near cache may be used now, after waiting for a
-// fence if there is one.
-func (s *session) fresh() bool {
-	p := s.p
-	switch v := p.link.Verdict(s.now); v {
-	case link.OK:
-		return true
-	case link.Fenced:
-		p.m.fenceWaits.Inc()
-		s.flushOrigin()
-		s.flushReplies()
-		ok := p.link.Wait(fenceWait)
-		s.now = clockNow()
-		if !ok {
-			p.m.bypass(bypassFence)
-		}
-		return ok
-	case link.Stale:
-		p.m.bypass(bypassStale)
-	default:
-		p.m.bypass(bypassDown)
-	}
-	return false
-}
-
 // cacheID builds the near cache's key for a command: database, protocol, user,
 // name and arguments. What one user may read another one never sees.
 func (s *session) cacheID(db int, name string, args [][]byte) []byte {
@@ -155,8 +133,16 @@ func (s *session) cachedOne(raw []byte) {
 	key := s.args[k.Pos]
 	id := s.cacheID(d.DB, d.Cmd.Name, s.args[1:])
 	e, miss := p.l1.Get(id, key, k.Rule.ID, s.now)
+	if k.Rule.Fenced && !s.synced && (miss == l1.Hit || p.l1.UnderWay(id)) {
+		if !s.sync() {
+			s.readThrough(raw)
+			return
+		}
+		e, miss = p.l1.Get(id, key, k.Rule.ID, s.now)
+	}
 	if miss == l1.Hit {
 		s.counts.hit(s, k.Rule)
+		s.counts.audit.hit(&p.audit, e)
 		s.replyShared(e.Reply)
 		return
 	}
@@ -185,6 +171,7 @@ func (s *session) cachedOne(raw []byte) {
 	buf = append(append(append(buf, id...), key...), raw...)
 	f.id, f.key, f.plain = buf[:len(id)], buf[len(id):len(id)+len(key)], buf[len(id)+len(key):]
 	sl.fetch, sl.finish = f, finishFetch
+	f.permit = s.awaitRefill()
 	s.scratch = appendFetch(s.scratch[:0], raw, s.args[k.Pos:k.Pos+1])
 	p.m.fetches.Inc()
 	s.transmit(sl, c, s.scratch, fetchReplies(1))
@@ -223,6 +210,7 @@ func fetchReplies(n int) int { return n + 3 }
 // finishFetch stores the reply of a fetch and hands it to all who joined it.
 func finishFetch(sl *slot, b []byte, err error) []byte {
 	s, f := sl.s, sl.fetch
+	s.p.refills.done(f.permit)
 	var reply []byte
 	if err == nil {
 		var lives []int64
@@ -356,6 +344,10 @@ func (s *session) cachedMany(raw []byte) {
 		s.forward(raw)
 		return
 	}
+	if !s.synced && anyFenced(d.Keys) && !s.sync() {
+		s.readThrough(raw)
+		return
+	}
 	found := s.p.entries.get(len(d.Keys))
 	defer s.p.entries.put(found)
 	for i := range d.Keys {
@@ -381,6 +373,7 @@ func (s *session) cachedMany(raw []byte) {
 	for i, e := range found {
 		total += len(e.Reply)
 		s.counts.hit(s, d.Keys[i].Rule)
+		s.counts.audit.hit(&p.audit, e)
 	}
 	if total > outChunk {
 		s.replyHits(b, found)
@@ -447,6 +440,7 @@ func (s *session) fetchMany(raw []byte) {
 	sl := s.slot()
 	sl.read = true
 	sl.fetch, sl.finish = f, finishMany
+	f.permit = s.awaitRefill()
 	s.scratch = appendFetch(s.scratch[:0], raw, keys)
 	p.m.fetches.Inc()
 	s.submit(sl, c, s.scratch, fetchReplies(len(keys)))
@@ -458,6 +452,7 @@ func (s *session) fetchMany(raw []byte) {
 // answer with an error.
 func finishMany(sl *slot, b []byte, err error) []byte {
 	s, f := sl.s, sl.fetch
+	s.p.refills.done(f.permit)
 	if err != nil {
 		return appendError(nil, s.p.originError(err))
 	}

@@ -110,11 +110,13 @@ func TestClientListFields(t *testing.T) {
 
 // The answers to wrong and right CLIENT commands are Redis's.
 func TestClientAnswers(t *testing.T) {
-	redis := redistest.Start(t)
-	redis.Do("ACL", "SETUSER", "bob", "on", ">pw", "+@all", "~*", "&*")
+	redis, bare := redistest.Start(t), redistest.Start(t) // bare: nearside's link would be a subscriber there
+	for _, r := range []*redistest.Server{redis, bare} {
+		r.Do("ACL", "SETUSER", "bob", "on", ">pw", "+@all", "~*", "&*")
+	}
 	n := start(t, redis, nil)
 	for _, proto := range []string{"2", "3"} {
-		d, c := redistest.Dial(t, redis.Addr), n.tracker(proto)
+		d, c := redistest.Dial(t, bare.Addr), n.tracker(proto)
 		d.Do("HELLO", proto)
 		for _, line := range []string{
 			"", "NOSUCH", "ID x", "INFO x", "GETNAME x", "SETNAME", "SETNAME a b", "SETNAME \x01", "SETNAME abc", "GETNAME", "LIST x", "LIST TYPE", "LIST TYPE x", "LIST TYPE replica",

@@ -48,14 +48,20 @@ type Config struct {
 	MaxStaleness time.Duration
 	// Ping is the interval of the freshness proof. Default 100 ms.
 	Ping time.Duration
-	// Link is how changes are learned of: auto, tracking or none. Default auto.
+	// Link is how changes are learned of: auto, tracking, keyspace or none. Default auto.
 	Link string
+	// KeyspaceEvents says what to do about notify-keyspace-events when changes are
+	// learned of by them: "check" that it is enough (default), or "set" it.
+	KeyspaceEvents string
 	// Fence lists after what hits wait for a round trip on the link: locks, scripts, messages.
 	// Default all of them; an empty list that is not nil is none.
 	Fence []string
 	// Refills bounds the fetches for the near cache that are under way at one time, so
 	// that after a flush the origin has time for everything else. Default 128.
 	Refills int
+
+	// Audit says how many hits are compared with the origin.
+	Audit Audit
 
 	// OriginTimeout: commands fail when the origin has answered nothing at all for so long. Default 5 s.
 	OriginTimeout time.Duration

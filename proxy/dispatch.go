@@ -195,6 +195,7 @@ func (s *session) effects(sl *slot) {
 	switch {
 	case d.Effect&policy.WritesAll != 0:
 		sl.all = writeEvery
+		sl.untold = s.p.untold(d.Cmd)
 	case d.Effect&policy.WritesUnnamed != 0:
 		sl.all = writeHidden
 	}

@@ -25,8 +25,13 @@ func (p *Proxy) Health(ctx context.Context) admin.Health {
 	if err := p.selfTest(ctx); err != nil {
 		h.Error = err.Error()
 	}
+	st := p.Status()
+	h.Link = &st.Link
 	if st := p.link.Stats(); st.Silent != "" {
 		h.Notes = append(h.Notes, st.Silent)
+	}
+	if note := p.auditNote(); note != "" {
+		h.Notes = append(h.Notes, note)
 	}
 	if v := p.link.Verdict(clockNow()); v != link.OK && v != link.Fenced {
 		h.Notes = append(h.Notes, "reads are passed through to Redis: the link is "+v.String())
@@ -124,7 +129,7 @@ func (p *Proxy) Status() admin.Status {
 		st.Origin.Error = "no connection"
 	}
 	v := p.link.Verdict(now)
-	st.Link.Source = p.link.Source()
+	st.Link.Source, st.Link.State = p.link.Source(), p.link.State().String()
 	st.Link.Up = v == link.OK || v == link.Fenced
 	if d, ok := p.link.Bound(now); ok {
 		st.Link.Staleness = d

@@ -23,17 +23,16 @@ const (
 	bypassOrder                      // it follows a write of the same session on the same connection
 	bypassPinned                     // WATCH or CLIENT TRACKING is in force
 	bypassUser                       // the user's rights are not proven, or it may not run the fetch
+	bypassAudit                      // the auditor has taken the rule out of the cache
 	bypassReasons
 )
 
-var bypassNames = [bypassReasons]string{"link_down", "stale", "fence", "order", "pinned", "user"}
+var bypassNames = [bypassReasons]string{"link_down", "stale", "fence", "order", "pinned", "user", "audit"}
 
 func (r bypassReason) String() string { return bypassNames[r] }
 
-// Where an invalidation came from.
+// Where an invalidation came from, beside the causes that the link knows.
 const (
-	sourceLink     = "link"
-	sourceFlush    = "link_flush"
 	sourceOperator = "operator"
 	sourceRights   = "acl"
 )
@@ -50,10 +49,14 @@ type meters struct {
 	local, refused, localErrors  *metrics.Counter
 	originErrors                 *metrics.Counter
 	fetches, coalesced, tooLarge *metrics.Counter
-	fenceWaits                   *metrics.Counter
+	fenceWaits, syncWaits        *metrics.Counter
+	refillWaits                  *metrics.Counter
+	auditSamples                 *metrics.Counter
+	audited                      [auditResults]*metrics.Counter
 	bypassed                     [bypassReasons]*metrics.Counter
 	misses                       [l1.Misses]*metrics.Counter
 	invalidations                map[string]*metrics.Counter
+	published, publishErrors     *metrics.Counter
 	rules                        []*ruleMeters // cache rules only
 	byID                         []*ruleMeters // by rule id; nil for lock rules
 }
@@ -62,7 +65,8 @@ type meters struct {
 type ruleMeters struct {
 	prefix                   string
 	hits, misses, sets, dels *metrics.Counter
-	evictions                *metrics.Counter
+	evictions, stale         *metrics.Counter
+	inconsistent             *metrics.Counter
 }
 
 func (r *ruleMeters) snapshot() admin.RuleMetrics {
@@ -95,17 +99,29 @@ func newMeters(rules []*policy.Rule) *meters {
 		coalesced:      c("nearside_cache_coalesced_total"),
 		tooLarge:       c("nearside_cache_too_large_total"),
 		fenceWaits:     c("nearside_fence_waits_total"),
+		syncWaits:      c("nearside_fenced_reads_waited_total"),
+		refillWaits:    c("nearside_refill_waits_total"),
+		auditSamples:   c("nearside_audit_samples_total"),
 		invalidations:  map[string]*metrics.Counter{},
+		published:      c("nearside_link_published_total"),
+		publishErrors:  c("nearside_link_publish_errors_total"),
 	}
 	for r := range bypassReasons {
 		m.bypassed[r] = c(fmt.Sprintf("nearside_cache_bypassed_total{reason=%q}", r))
+	}
+	for r := range auditResults {
+		m.audited[r] = c(fmt.Sprintf("nearside_audit_total{result=%q}", r))
 	}
 	for r := range l1.Misses {
 		if r != l1.Hit {
 			m.misses[r] = c(fmt.Sprintf("nearside_cache_lookup_misses_total{reason=%q}", r))
 		}
 	}
-	for _, source := range []string{sourceLink, sourceFlush, sourceOperator, sourceRights} {
+	sources := []string{sourceOperator, sourceRights}
+	for _, cause := range link.Causes() {
+		sources = append(sources, cause.String())
+	}
+	for _, source := range sources {
 		m.invalidations[source] = c(fmt.Sprintf("nearside_invalidations_total{source=%q}", source))
 	}
 	m.byID = make([]*ruleMeters, len(rules)+1)
@@ -121,6 +137,9 @@ func newMeters(rules []*policy.Rule) *meters {
 			sets:      c("nearside_cache_sets_total" + label),
 			dels:      c("nearside_cache_dels_total" + label),
 			evictions: c("nearside_cache_evictions_total" + label),
+			stale:     c("nearside_cache_stale_served_total" + label),
+
+			inconsistent: c("nearside_audit_inconsistent_total" + label),
 		}
 		m.rules = append(m.rules, rm)
 		m.byID[r.ID] = rm
@@ -137,6 +156,7 @@ func (m *meters) gauges(p *Proxy) {
 	g("nearside_cache_entries", func() float64 { return float64(p.l1.Stats().Entries) })
 	g("nearside_cache_bytes", func() float64 { return float64(p.l1.Stats().Bytes) })
 	g("nearside_cache_limit_bytes", func() float64 { return float64(p.cfg.Memory) })
+	g("nearside_audit_rules_out", func() float64 { return float64(p.quarantine.count.Load()) })
 	g("nearside_link_up", func() float64 {
 		if v := p.link.Verdict(clockNow()); v == link.OK || v == link.Fenced {
 			return 1
@@ -150,6 +170,22 @@ func (m *meters) gauges(p *Proxy) {
 		}
 		return d.Seconds()
 	})
+	for _, source := range []string{link.ModeTracking, link.ModeKeyspace, link.ModeNone, link.ModeEmbedded} {
+		g(fmt.Sprintf("nearside_link_source{source=%q}", source), func() float64 { return one(p.link.Source() == source) })
+	}
+	for _, state := range link.States() {
+		g(fmt.Sprintf("nearside_link_state{state=%q}", state), func() float64 { return one(p.link.State() == state) })
+	}
+	g("nearside_link_blind", func() float64 { return one(p.link.Stats().Silent != "") })
+	for cause, count := range map[link.Cause]func(link.Stats) uint64{
+		link.Tracking: func(s link.Stats) uint64 { return s.Keys },
+		link.Keyspace: func(s link.Stats) uint64 { return s.Events },
+		link.Message:  func(s link.Stats) uint64 { return s.Messages },
+		link.Flush:    func(s link.Stats) uint64 { return s.Nulls },
+		link.Silent:   func(s link.Stats) uint64 { return s.Silents },
+	} {
+		g(fmt.Sprintf("nearside_link_received_total{source=%q}", cause), func() float64 { return float64(count(p.link.Stats())) })
+	}
 	g("nearside_link_round_trip_seconds", func() float64 { return p.link.Stats().RoundTrip.Seconds() })
 	g("nearside_link_reconnects_total", func() float64 { return float64(p.link.Stats().Reconnects) })
 	g("nearside_fences_total", func() float64 { return float64(p.link.Stats().Fences) })
@@ -161,6 +197,13 @@ func (m *meters) gauges(p *Proxy) {
 	g("nearside_origin_outstanding", func() float64 { return float64(p.origin.Stats().Outstanding) })
 	g("nearside_origin_dial_errors_total", func() float64 { return float64(p.origin.Stats().DialErrors) })
 	g("nearside_origin_lost_connections_total", func() float64 { return float64(p.origin.Stats().Lost) })
+}
+
+func one(yes bool) float64 {
+	if yes {
+		return 1
+	}
+	return 0
 }
 
 func (m *meters) rule(id int) *ruleMeters { return m.byID[id] }
@@ -189,8 +232,9 @@ func (p *Proxy) CacheMetrics() map[string]admin.RuleMetrics {
 // ruleCounts collects a session's hits between two flushes, so that the
 // counters that all sessions share are touched once per batch.
 type ruleCounts struct {
-	rule *policy.Rule
-	hits uint64
+	rule  *policy.Rule
+	hits  uint64
+	audit sampler // picks hits for the auditor
 }
 
 func (c *ruleCounts) hit(s *session, rule *policy.Rule) {

@@ -15,6 +15,10 @@ import (
 // nearsideHelp is what NEARSIDE HELP says.
 var nearsideHelp = []string{
 	"NEARSIDE <subcommand> [<arg> [value] ...]. Subcommands are:",
+	"AUDIT",
+	"    Say what the comparison of hits with Redis has found, and which rules it has taken out of the cache.",
+	"AUDIT RESTORE <prefix>",
+	"    Put a rule back into the cache that the comparison has taken out.",
 	"EXPLAIN <key>",
 	"    Say which rule and database a key belongs to, and whether GET would be answered from the near cache, and why.",
 	"FLUSH [<pattern>]",
@@ -43,6 +47,8 @@ func (s *session) nearside() {
 		if s.mayRun("nearside|" + sub) {
 			s.flushCache()
 		}
+	case sub == "audit":
+		s.auditCommand()
 	case sub == "help" || sub == "stats" || sub == "explain" || sub == "flush":
 		s.replyError(errArity("nearside|" + sub))
 	default:
@@ -59,9 +65,7 @@ func linesReply(lines []string) []byte {
 	return b
 }
 
-// flushCache is NEARSIDE FLUSH [pattern]. It forgets at least what the pattern
-// matches: entries whose Set ristretto has not applied yet cannot be seen, so a
-// pattern forgets whole rules rather than miss one key.
+// flushCache is NEARSIDE FLUSH [pattern].
 func (s *session) flushCache() {
 	p := s.p
 	if !s.awaitAnswers() {
@@ -75,15 +79,7 @@ func (s *session) flushCache() {
 	}
 	pattern := s.args[2]
 	p.m.invalidated(sourceOperator)
-	if literal := literalPrefix(pattern); len(literal) == len(pattern) {
-		p.l1.Invalidate(pattern)
-	} else {
-		for _, r := range p.rules.All() {
-			if r.Kind == policy.CacheRule && (strings.HasPrefix(r.Prefix, literal) || strings.HasPrefix(literal, r.Prefix)) {
-				p.l1.InvalidateRule(r.ID)
-			}
-		}
-	}
+	p.forgetPattern(pattern)
 	s.replyString(replyOK)
 }
 
@@ -116,6 +112,9 @@ func (s *session) explain(key []byte) []string {
 	case rule.Kind == policy.CacheRule && db == p.cfg.CacheDB:
 		line("rule", fmt.Sprintf("cache %q", rule.Prefix))
 		line("rule_ttl", rule.TTL)
+		if rule.Fenced {
+			line("consistency", "fenced: a hit waits for a PING on the link sent after the request came in")
+		}
 		cacheable = true
 	default:
 		line("rule", fmt.Sprintf("%q, not in force in this database", rule.Prefix))
@@ -133,6 +132,12 @@ func (s *session) explain(key []byte) []string {
 		line("route", "passed to Redis: ACL LIST has not shown for 2 s that this Redis user's rights are unchanged")
 		line("reason", bypassUser)
 		return lines
+	case p.quarantine.holds([]policy.Key{{Rule: rule}}):
+		at, _ := p.quarantine.since(rule.ID)
+		line("route", "passed to Redis: the auditor has taken the rule out of the cache")
+		line("reason", bypassAudit)
+		line("taken_out", at.UTC().Format(time.RFC3339))
+		return lines
 	case s.pinsData():
 		line("route", "passed to Redis on the session's own connection: WATCH or CLIENT TRACKING is in force")
 		line("reason", bypassPinned)
@@ -147,6 +152,10 @@ func (s *session) explain(key []byte) []string {
 	if v := p.link.Verdict(now); v != link.OK && v != link.Fenced {
 		line("route", "passed to Redis: the near cache cannot prove that it is fresh")
 		line("reason", v)
+		if rule.StaleIfError > 0 {
+			line("stale_if_error", rule.StaleIfError)
+			line("stale_left_ms", p.staleLeft(rule, now).Milliseconds())
+		}
 		return lines
 	}
 	e, miss := p.l1.Get(s.cacheID(db, "get", [][]byte{key}), key, rule.ID, now)

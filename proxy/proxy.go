@@ -55,6 +55,14 @@ type Proxy struct {
 	databases sync.Map     // int: databases that the origin has
 	missing   atomic.Int64 // the smallest number of one that it has not; 0: not known
 
+	refills refills
+	outage  outage
+
+	audit      auditor
+	quarantine quarantine
+
+	announcer announcer
+
 	pause  pause
 	paused atomic.Bool // perhaps: CLIENT PAUSE was given and no UNPAUSE since
 
@@ -85,6 +93,7 @@ func New(cfg Config) (*Proxy, error) {
 		over:      make(chan struct{}, 1),
 		slowClock: clockNow,
 		sessions:  map[*session]struct{}{},
+		refills:   make(refills, cfg.Refills),
 	}
 	p.ctx, p.cancel = context.WithCancel(context.Background())
 	p.budget.max = cfg.Buffers
@@ -127,16 +136,23 @@ func New(cfg Config) (*Proxy, error) {
 		mode = link.ModeEmbedded
 	}
 	p.linked = mode != link.ModeNone && mode != link.ModeEmbedded
+	p.quarantine.init(len(rules.All()))
+	p.audit.init(p)
 	p.link = link.New(link.Config{
 		Dial: p.dialLink, Prefixes: rules.Prefixes(), Mode: mode, Ping: cfg.Ping, MaxStaleness: cfg.MaxStaleness,
 		Now: clockNow, Log: cfg.Log.With("origin", p.origin.Addr()),
-		Invalidate: func(key []byte) {
+		DB: cfg.CacheDB, SetEvents: cfg.KeyspaceEvents == "set",
+		Invalidate: func(by link.Cause, key []byte) {
 			p.l1.Invalidate(key)
-			p.m.invalidated(sourceLink)
+			p.m.invalidated(by.String())
 		},
-		InvalidateAll: func(reason string) {
+		InvalidatePattern: func(by link.Cause, pattern []byte) {
+			p.forgetPattern(pattern)
+			p.m.invalidated(by.String())
+		},
+		InvalidateAll: func(by link.Cause, reason string) {
 			p.l1.InvalidateAll()
-			p.m.invalidated(sourceFlush)
+			p.m.invalidated(by.String())
 			p.log.Debug("everything cached is forgotten", "reason", reason)
 		},
 		Up: p.linkUp,
@@ -188,6 +204,7 @@ func (c *Config) fill() error {
 	count(&c.OriginConnections, 2)
 	count(&c.MaxPinned, 4096)
 	count(&c.Refills, 128)
+	count(&c.Audit.PerSecond, 20)
 	count(&c.MaxClients, 10000)
 	size(&c.MaxRequest, 64<<20)
 	count(&c.MaxOutstanding, 1024)

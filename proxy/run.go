@@ -38,6 +38,7 @@ func (p *Proxy) Run(ctx context.Context) error {
 		}
 	})
 	p.wg.Go(func() { p.users.watch(p.ctx) })
+	p.wg.Go(func() { p.audit.run(p.ctx) })
 	adminCtx, stopAdmin := context.WithCancel(context.Background())
 	defer stopAdmin()
 	if p.admin != nil {

@@ -49,6 +49,7 @@ type session struct {
 	d        policy.Decision
 	now      int64 // the proxy's clock, read once per batch
 	waited   bool  // now is of before something that took its time
+	synced   bool  // a PING that was sent after the batch had been read has been answered
 	scratch  []byte
 	id1      []byte // near cache key under construction
 	kept     int64  // bytes counted for what the client wants remembered
@@ -255,6 +256,7 @@ func (s *session) keep(n int) {
 
 // batch runs every request that has arrived whole, and lets its effects out.
 func (s *session) batch() bool {
+	s.synced = false
 	if s.async && !s.pushes() && s.quiet() {
 		s.async = false
 	}

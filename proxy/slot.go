@@ -30,7 +30,9 @@ type slot struct {
 	seen     bool         // it only read the keys in writes, past the near cache
 	nilIsNo  bool         // a null or 0 says that the lock is another's
 	all      writeAll     // what it does to everything
+	untold   bool         // and Redis tells nobody
 	fetch    *fetch       // of a cached read
+	stale    *staleRead   // what it may be answered with if the origin fails
 	reserved int64        // what the budget counts for the answer, as in transit
 	inline   [2]uint32    // backs writes: most commands write one or two keys
 }
@@ -135,12 +137,13 @@ func (sl *slot) begin() {
 func (sl *slot) settle(b []byte, err error) {
 	p := sl.s.p
 	for _, w := range sl.writes {
-		if sl.seen {
+		switch {
+		case !sl.seen:
+			p.l1.EndWrite(w)
+		case err == nil:
 			// The client has seen Redis's own state; an older entry, whose
 			// invalidation is still on its way, must not follow it.
 			p.l1.InvalidateSlot(w)
-		} else {
-			p.l1.EndWrite(w)
 		}
 	}
 	if sl.fence&p.fences != 0 && (sl.fence != policy.FenceLock || err != nil || !sl.nilIsNo || !refusedLock(b)) {
@@ -152,6 +155,9 @@ func (sl *slot) settle(b []byte, err error) {
 		p.l1.Resume()
 	case writeEvery:
 		p.l1.EndAll()
+	}
+	if sl.untold && err == nil && len(b) > 0 && b[0] != '-' {
+		p.announce()
 	}
 }
 
@@ -176,6 +182,7 @@ type fetch struct {
 	many   []manyKey    // the keys of an MGET
 	user   *aclUser     // who asked
 	via    *origin.Conn // where it was sent
+	permit bool         // counted in refills
 	plain  []byte       // the request as the client sent it, should the two-step form be refused
 }
 

@@ -34,8 +34,15 @@ func (p *Proxy) infoText() string {
 	line("link_max_staleness_ms", p.cfg.MaxStaleness.Milliseconds())
 	ls := p.link.Stats()
 	line("link_reconnects", ls.Reconnects)
-	line("link_invalidations", ls.Keys)
+	line("link_invalidations", ls.Keys+ls.Events+ls.Messages)
+	line("link_keys", ls.Keys)
+	line("link_events", ls.Events)
+	line("link_messages", ls.Messages)
 	line("link_flushes", ls.Nulls)
+	line("link_silent_commands", ls.Silents)
+	if ls.Silent != "" {
+		line("link_note", ls.Silent)
+	}
 	line("link_fences", ls.Fences)
 
 	line("users_sessions", p.users.acting())

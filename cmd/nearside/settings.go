@@ -55,8 +55,10 @@ func defaults() *settings {
 			MaxStaleness:      time.Second,
 			Ping:              100 * time.Millisecond,
 			Link:              "auto",
+			KeyspaceEvents:    "check",
 			Fence:             fenceWords,
 			Refills:           128,
+			Audit:             proxy.Audit{OneIn: 10000, PerSecond: 20},
 			OriginTimeout:     5 * time.Second,
 			OriginConnections: 2,
 			MaxPinned:         4096,
@@ -106,16 +108,21 @@ func (s *settings) keys() fields {
 			"rules": list(s.lockRule),
 		}),
 		"cache": mapping(fields{
-			"db":            scalar(number(&c.CacheDB, 0, math.MaxInt32)),
-			"ttl":           scalar(duration(&s.cacheTTL, false)),
-			"memory":        scalar(size(&c.Memory, leastMemory, tiB)),
-			"max_entries":   scalar(number(&c.MaxEntries, 0, math.MaxInt64)),
-			"max_staleness": scalar(duration(&c.MaxStaleness, false)),
-			"ping":          scalar(duration(&c.Ping, false)),
-			"link":          scalar(s.link),
-			"fence":         s.fence(),
-			"refills":       scalar(number(&c.Refills, 1, math.MaxInt32)),
-			"rules":         list(s.cacheRule),
+			"db":              scalar(number(&c.CacheDB, 0, math.MaxInt32)),
+			"ttl":             scalar(duration(&s.cacheTTL, false)),
+			"memory":          scalar(size(&c.Memory, leastMemory, tiB)),
+			"max_entries":     scalar(number(&c.MaxEntries, 0, math.MaxInt64)),
+			"max_staleness":   scalar(duration(&c.MaxStaleness, false)),
+			"ping":            scalar(duration(&c.Ping, false)),
+			"link":            scalar(s.link),
+			"keyspace_events": scalar(word(&c.KeyspaceEvents, "check", "set")),
+			"fence":           s.fence(),
+			"refills":         scalar(number(&c.Refills, 1, math.MaxInt32)),
+			"audit": mapping(fields{
+				"one_in":     scalar(number(&c.Audit.OneIn, 0, math.MaxInt64)),
+				"per_second": scalar(number(&c.Audit.PerSecond, 1, math.MaxInt32)),
+			}),
+			"rules": list(s.cacheRule),
 		}),
 
 		"origin_timeout":     scalar(duration(&c.OriginTimeout, false)),
@@ -151,10 +158,7 @@ func addresses(dst *[]string) setter {
 }
 
 func (s *settings) link(v string) error {
-	if v == "keyspace" {
-		return errors.New("keyspace is not supported by this version: one of auto, tracking, none")
-	}
-	return word(&s.cfg.Link, "auto", "tracking", "none")(v)
+	return word(&s.cfg.Link, "auto", "tracking", "keyspace", "none")(v)
 }
 
 func (s *settings) fence() setter {

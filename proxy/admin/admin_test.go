@@ -102,8 +102,8 @@ func TestRoutes(t *testing.T) {
 		{"healthy", "/cache/health", fake{}, 200, `{"status":"healthy","test":"passed"}`},
 		{
 			"notes", "/cache/health",
-			fake{health: Health{Notes: []string{"SWAPDB is not seen"}}},
-			200, `{"notes":["SWAPDB is not seen"],"status":"healthy","test":"passed"}`,
+			fake{health: Health{Notes: []string{"SWAPDB is not seen"}, Link: &Link{Source: "keyspace", State: "down", Bound: time.Second}}},
+			200, `{"link":{"boundMs":1000,"source":"keyspace","stalenessMs":null,"state":"down","up":false},"notes":["SWAPDB is not seen"],"status":"healthy","test":"passed"}`,
 		},
 		{
 			"unhealthy", "/cache/health",

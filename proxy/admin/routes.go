@@ -56,13 +56,19 @@ func (s *Server) cacheHealth(w http.ResponseWriter, r *http.Request) {
 	if h.Error != "" {
 		code, status, test = http.StatusServiceUnavailable, "unhealthy", "failed"
 	}
+	var link *linkJSON
+	if h.Link != nil {
+		r := linkReport(*h.Link)
+		link = &r
+	}
 	s.json(w, code, struct {
-		Status    string   `json:"status"`
-		Test      string   `json:"test"`
-		Timestamp string   `json:"timestamp"`
-		Error     string   `json:"error,omitempty"`
-		Notes     []string `json:"notes,omitempty"`
-	}{status, test, now(), h.Error, h.Notes})
+		Status    string    `json:"status"`
+		Test      string    `json:"test"`
+		Timestamp string    `json:"timestamp"`
+		Error     string    `json:"error,omitempty"`
+		Notes     []string  `json:"notes,omitempty"`
+		Link      *linkJSON `json:"link,omitempty"`
+	}{status, test, now(), h.Error, h.Notes, link})
 }
 
 // healthz: whoever can answer is alive, whatever became of Redis.
@@ -98,6 +104,7 @@ type originJSON struct {
 
 type linkJSON struct {
 	Source      string   `json:"source"`
+	State       string   `json:"state,omitempty"`
 	Up          bool     `json:"up"`
 	StalenessMS *float64 `json:"stalenessMs"` // null while nothing is known
 	BoundMS     *float64 `json:"boundMs"`     // null: unbounded
@@ -105,17 +112,21 @@ type linkJSON struct {
 
 func (s *Server) report(status string) report {
 	st := s.src.Status()
-	r := report{
+	return report{
 		Status: status,
 		Ready:  st.Ready,
 		Origin: originJSON(st.Origin),
-		Link:   linkJSON{Source: st.Link.Source, Up: st.Link.Up},
+		Link:   linkReport(st.Link),
 	}
-	if st.Link.Up && st.Link.Bound > 0 {
-		r.Link.StalenessMS = milliseconds(st.Link.Staleness)
+}
+
+func linkReport(l Link) linkJSON {
+	r := linkJSON{Source: l.Source, State: l.State, Up: l.Up}
+	if l.Up && l.Bound > 0 {
+		r.StalenessMS = milliseconds(l.Staleness)
 	}
-	if st.Link.Bound > 0 {
-		r.Link.BoundMS = milliseconds(st.Link.Bound)
+	if l.Bound > 0 {
+		r.BoundMS = milliseconds(l.Bound)
 	}
 	return r
 }

@@ -34,6 +34,7 @@ type RuleMetrics struct {
 type Health struct {
 	Error string   // why it failed; "" when it passed
 	Notes []string // what an operator should know all the same
+	Link  *Link    // where changes are learned from, and whether hits may be answered; nil: nothing is said
 }
 
 // Status is the state of the moment.
@@ -52,7 +53,8 @@ type Origin struct {
 
 // Link is the state of the source of invalidations.
 type Link struct {
-	Source    string        // tracking, none, embedded
+	Source    string        // tracking, keyspace, none, embedded
+	State     string        // down, connecting, up, bypassed, none, embedded
 	Up        bool          // hits may be answered
 	Staleness time.Duration // no hit of this moment is older than that
 	Bound     time.Duration // and none ever will be than that; 0: unbounded

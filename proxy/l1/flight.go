@@ -65,6 +65,14 @@ func (c *Cache) Join(id, key []byte, rule int, w Waiter) (f *Flight, leader bool
 	return f, true
 }
 
+// UnderWay says whether Join would find a flight for id, current or not.
+func (c *Cache) UnderWay(id []byte) bool {
+	s := &c.flights.shards[maphash.Bytes(c.seed, id)%flightShards]
+	s.Lock()
+	defer s.Unlock()
+	return s.table[string(id)] != nil
+}
+
 // Stamp was noted when the flight began: the one to Put its reply with.
 func (f *Flight) Stamp() Stamp { return f.stamp }
 

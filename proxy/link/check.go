@@ -4,19 +4,44 @@ import (
 	"bytes"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strconv"
+	"strings"
 )
 
-// silent is what INFO commandstats tells about commands that change keys without a push. CONFIG RESETSTAT could hide
+// What the sources are silent about, by the names that INFO commandstats has: each command that the differential test of
+// all writing commands found to change a key without a word.
+var (
+	// PFDEBUG changes the encoding of a HyperLogLog.
+	silentTracking = []string{"swapdb", "pfdebug"}
+
+	// PFCOUNT may store the count that it has computed. DEBUG can load other data. A replica empties itself, and so does a
+	// master that was one for a while. While CONFIG SET had taken flags away nothing was told at all.
+	silentKeyspace = append([]string{
+		"flushdb", "flushall", "pfcount", "debug", "replicaof", "slaveof", "failover", "config|set",
+	}, silentTracking...)
+)
+
+// silent is what INFO commandstats tells about commands that change keys without a word. CONFIG RESETSTAT could hide
 // one, so it counts as one.
 type silent struct {
-	swapdb int64  // calls
-	info   int64  // calls; the link's own are among them, so fewer than before means that the statistics were reset
-	reset  string // what is said about CONFIG RESETSTAT, its time included (Redis ≥ 7)
+	calls  map[string]int64 // of the commands watched
+	info   int64            // calls; the link's own are among them, so fewer than before means that the statistics were reset
+	config int64            // calls of CONFIG, whatever the subcommand (Redis 6)
+	reset  string           // what is said about CONFIG RESETSTAT, its time included (Redis ≥ 7)
 }
 
-func (old silent) changed(now silent) bool {
-	return now.swapdb != old.swapdb || now.info < old.info || now.reset != old.reset
+// changed names a command that was called between the two, "" if none was.
+func (old silent) changed(now silent, watched []string) string {
+	for _, name := range watched {
+		if now.calls[name] != old.calls[name] {
+			return name
+		}
+	}
+	if now.info < old.info || now.reset != old.reset {
+		return "config|resetstat"
+	}
+	return ""
 }
 
 // parseSilent reads the reply to INFO commandstats.
@@ -26,16 +51,24 @@ func parseSilent(reply []byte) (silent, bool) {
 	if !ok || len(p.rest) > 0 {
 		return silent{}, false
 	}
-	var s silent
+	s := silent{calls: make(map[string]int64)}
 	for line := range bytes.Lines(text) {
 		name, stats, _ := bytes.Cut(bytes.TrimRight(line, "\r\n"), []byte(":"))
+		name, ok = bytes.CutPrefix(name, []byte("cmdstat_"))
+		if !ok {
+			continue
+		}
 		switch string(name) {
-		case "cmdstat_swapdb":
-			s.swapdb, ok = calls(stats)
-		case "cmdstat_info":
+		case "info":
 			s.info, ok = calls(stats)
-		case "cmdstat_config|resetstat":
+		case "config":
+			s.config, ok = calls(stats)
+		case "config|resetstat":
 			s.reset = string(stats)
+		default:
+			if slices.Contains(silentKeyspace, string(name)) {
+				s.calls[string(name)], ok = calls(stats)
+			}
 		}
 		if !ok {
 			return silent{}, false
@@ -70,6 +103,17 @@ func denied(reply []byte) bool {
 	return bytes.HasPrefix(reply, []byte("-NOPERM")) || bytes.HasPrefix(reply, []byte("-ERR unknown command"))
 }
 
+// byKeyspace says whether changes come as keyspace notifications, which tell less and so need more proof.
+func (s *session) byKeyspace() bool { return s.source == ModeKeyspace }
+
+// watched are the commands that the source is silent about.
+func (s *session) watched() []string {
+	if s.byKeyspace() {
+		return silentKeyspace
+	}
+	return silentTracking
+}
+
 // firstCheck notes the role and the baseline of the silent commands.
 func (s *session) firstCheck() error {
 	l := s.l
@@ -77,6 +121,11 @@ func (s *session) firstCheck() error {
 	role, err := s.ask("ROLE")
 	if err != nil {
 		return err
+	}
+	if s.byKeyspace() {
+		if err := s.readyEvents(); err != nil {
+			return err
+		}
 	}
 	info, err := s.ask("INFO", "commandstats")
 	if err != nil {
@@ -90,6 +139,15 @@ func (s *session) firstCheck() error {
 	if s.seen, ok = parseSilent(info); !ok && mayInfo {
 		return fmt.Errorf("INFO commandstats was refused: %s", firstLine(info))
 	}
+	s.configs = 0
+	if s.byKeyspace() {
+		switch {
+		case !mayInfo:
+			return refused(withoutInfo)
+		case mayRole && s.role != "master":
+			return refused("the origin's role is %s: keyspace notifications do not tell when it takes over other data, so hits stay off", s.role)
+		}
+	}
 	l.mu.Lock()
 	s.checked = at
 	s.mayRole, s.mayInfo = mayRole, mayInfo
@@ -98,7 +156,11 @@ func (s *session) firstCheck() error {
 	return nil
 }
 
-// check asks for the role and the silent commands, unless it still waits for the last answer.
+const withoutInfo = "INFO is not permitted: FLUSHDB and others raise no keyspace notification and would not be noticed, so hits stay off"
+
+// check asks for the role, the events that are raised and the silent commands, unless it still waits for the last answer.
+// INFO comes last. What CONFIG SET takes away between the two questions is in the count of CONFIG SET that INFO tells, and
+// the next check finds it: the hits of until then lean on the time when this check was sent, which is earlier.
 func (s *session) check() {
 	l := s.l
 	l.mu.Lock()
@@ -129,6 +191,9 @@ func (s *session) check() {
 	if mayRole {
 		s.conn.Ask(answer(s.sawRole, !mayInfo), "ROLE")
 	}
+	if s.byKeyspace() {
+		s.conn.Ask(answer(s.sawEvents, false), "CONFIG", "GET", eventsParameter)
+	}
 	if mayInfo {
 		s.conn.Ask(answer(s.sawInfo, true), "INFO", "commandstats")
 	}
@@ -143,27 +208,50 @@ func (s *session) sawRole(reply []byte) bool {
 	role, ok := parseRole(reply)
 	if ok && role != s.role {
 		s.l.end(s, fmt.Sprintf("the origin's role changed from %s to %s", s.role, role))
-		s.l.cfg.InvalidateAll("the origin's role changed")
+		s.l.cfg.InvalidateAll(Gap, "the origin's role changed")
 	}
 	return ok && role == s.role
+}
+
+// sawEvents says whether every change is still told. If not the connection is given up, and the next one sees to it.
+func (s *session) sawEvents(reply []byte) bool {
+	_, ok := parseEvents(reply)
+	if !ok && !denied(reply) { // as -BUSY: the proof runs out if that lasts
+		return false
+	}
+	s.configs++
+	if err := judgeEvents(reply); err != nil {
+		s.refuse(err.Error())
+		return false
+	}
+	return true
 }
 
 // sawInfo says whether the silent commands are accounted for. What they may have changed is invalidated before the check
 // counts.
 func (s *session) sawInfo(reply []byte) bool {
 	if denied(reply) {
+		if s.byKeyspace() {
+			s.refuse(withoutInfo)
+			return false
+		}
 		s.deny(&s.mayInfo, "INFO")
 		return true
 	}
 	now, ok := parseSilent(reply)
-	if ok && s.seen.changed(now) {
-		s.seen = now
-		s.l.count.silent.Add(1)
-		s.l.cfg.InvalidateAll("SWAPDB at the origin")
-	} else if ok {
-		s.seen = now
+	if !ok {
+		return false
 	}
-	return ok
+	by := s.seen.changed(now, s.watched())
+	if by == "" && s.byKeyspace() && now.config != 0 && now.config != s.seen.config+s.configs {
+		by = "config" // Redis 6 does not tell CONFIG SET from others
+	}
+	s.seen, s.configs = now, 0
+	if by != "" {
+		s.l.count.silent.Add(1)
+		s.l.cfg.InvalidateAll(Silent, strings.ToUpper(strings.ReplaceAll(by, "|", " "))+" at the origin")
+	}
+	return true
 }
 
 // deny notes that a command of the check has become forbidden.
@@ -177,16 +265,17 @@ func (s *session) deny(may *bool, command string) {
 
 // explain says in Stats what the link cannot notice. Called with mu held.
 func (l *Link) explain(s *session) {
-	switch {
-	case s.mayInfo && s.mayRole:
-		l.silent = ""
-	case s.mayInfo:
-		l.silent = "ROLE is not permitted: a demoted master is not noticed"
-	case s.mayRole:
-		l.silent = "INFO is not permitted: SWAPDB is not noticed"
-	default:
-		l.silent = "INFO and ROLE are not permitted: SWAPDB and a demoted master are not noticed"
+	var lacks []string
+	if !s.mayInfo {
+		lacks = append(lacks, "INFO is not permitted: SWAPDB is not noticed")
 	}
+	if !s.mayRole {
+		lacks = append(lacks, "ROLE is not permitted: a demoted master is not noticed")
+	}
+	if !s.mayHear {
+		lacks = append(lacks, "SUBSCRIBE "+Channel+" is not permitted: what is published there is not heard")
+	}
+	l.silent = strings.Join(lacks, "; ")
 }
 
 // noteCheck takes the check that was sent at that time as answered.

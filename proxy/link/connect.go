@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"strings"
 	"sync/atomic"
 	"time"
 )
@@ -22,9 +23,14 @@ type session struct {
 	fencing  atomic.Bool  // one of them was sent for a fence
 	checking atomic.Bool  // a check is not answered yet
 
+	// Set before the first check is written.
+	source   string // ModeTracking or ModeKeyspace
+	fellBack string // why it is not ModeTracking although that would be better; "" or ending in "; "
+
 	// Belong to drive until the first check is written, then to the reading goroutine.
 	role    string
 	seen    silent
+	configs int64  // CONFIG commands of this link since seen
 	refusal string // what PING was answered with, "" while it is PONG
 
 	// Guarded by Link.mu.
@@ -35,6 +41,7 @@ type session struct {
 	checked   int64 // send time of the last check that was answered
 	mayRole   bool
 	mayInfo   bool
+	mayHear   bool // Channel is subscribed to
 	wasServed bool
 }
 
@@ -180,10 +187,14 @@ func (l *Link) alive(s *session) {
 	}
 }
 
-// drive does the writing, from CLIENT TRACKING to the last PING.
+// drive does the writing, from the first command to the last PING.
 func (s *session) drive() {
 	if err := s.setUp(); err != nil {
-		s.l.end(s, err.Error())
+		if _, ok := errors.AsType[refusal](err); ok {
+			s.refuse(s.fellBack + err.Error()) // either may be what is to be put right
+		} else {
+			s.l.end(s, err.Error())
+		}
 		return
 	}
 	s.keepPinging()
@@ -192,12 +203,8 @@ func (s *session) drive() {
 // setUp brings the link to where only a PONG is missing. For the order see the package's documentation.
 func (s *session) setUp() error {
 	l := s.l
-	reply, err := s.ask(trackingCommand(l.cfg.Prefixes)...)
-	if err != nil {
+	if err := s.listen(); err != nil {
 		return err
-	}
-	if string(reply) != "+OK\r\n" {
-		return fmt.Errorf("CLIENT TRACKING was refused: %s", firstLine(reply))
 	}
 	if err := s.firstCheck(); err != nil {
 		return err
@@ -208,27 +215,20 @@ func (s *session) setUp() error {
 		l.mu.Unlock()
 		return errEnded
 	}
-	l.runID, l.role = runID, s.role
+	l.runID, l.role, l.source = runID, s.role, s.source
+	told := l.fellBack
+	l.fellBack = s.fellBack
 	l.mu.Unlock()
+	if s.fellBack != "" && s.fellBack != told {
+		s.say(slog.LevelWarn, "changes are learned of by keyspace notifications", slog.String("reason", strings.TrimSuffix(s.fellBack, "; ")))
+	}
 	l.count.connects.Add(1)
-	l.cfg.InvalidateAll("link up")
+	l.cfg.InvalidateAll(Gap, "link up")
 	if l.cfg.Up != nil {
 		l.cfg.Up(runID)
 	}
-	l.cfg.InvalidateAll("link up, connections to other servers closed")
+	l.cfg.InvalidateAll(Gap, "link up, connections to other servers closed")
 	return nil
-}
-
-func trackingCommand(prefixes []string) []string {
-	args := []string{"CLIENT", "TRACKING", "ON", "BCAST"}
-	every := args
-	for _, p := range prefixes {
-		if p == "" {
-			return every
-		}
-		args = append(args, "PREFIX", p)
-	}
-	return args
 }
 
 var errEnded = errors.New("the connection was given up")

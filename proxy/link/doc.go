@@ -2,10 +2,11 @@
 //
 // Its promise: a gap ends in a flush, and freshness is a number.
 //
-//	            Run ── session ── drive ──┬── CLIENT TRACKING, ROLE, INFO     connect.go
+//	            Run ── session ── drive ──┬── CLIENT TRACKING or PSUBSCRIBE   connect.go, source.go
+//	             │                        ├── CONFIG GET, for what is raised  events.go
 //	             │  (one connection)      ├── PING, at every interval         ping.go
 //	             │                        ├── PING, for the fences            fence.go
-//	             │                        └── ROLE, INFO, for what is silent  check.go
+//	             │                        └── ROLE, CONFIG GET, INFO          check.go
 //	             │ stops serving, closes, reconnects
 //	Redis ── the connection's reading goroutine ──┬── push ── Invalidate      push.go
 //	                                              └── PONG ── the proof       ping.go
@@ -21,7 +22,7 @@
 //
 // # The order of a reconnect
 //
-// Stop serving; dial; tracking acknowledged; baseline of the silent commands; everything invalidated; Up (data
+// Stop serving; dial; the source acknowledged; baseline of the silent commands; everything invalidated; Up (data
 // connections to another server are closed); everything invalidated again; a PING answered; serve. Each step is
 // where it is for a reason.
 //
@@ -61,8 +62,43 @@
 // send time is the proof, not the time of the answer: a PONG that was under way for two seconds proves what was true
 // two seconds ago. It is taken before the bytes are handed over. Only PONG counts: a busy Redis answers -BUSY.
 //
-// What Redis is silent about (SWAPDB) is found by comparing INFO commandstats, with the same rule: the send time of the
-// last answered check must not be older than MaxStaleness either, or hits stop. Fences do not cover SWAPDB.
+// What Redis is silent about (check.go has the lists) is found by comparing INFO commandstats, with the same rule: the send
+// time of the last answered check must not be older than MaxStaleness either, or hits stop. Fences do not cover it.
+//
+// The proof holds on both sides of the clock: a time long before the proof was sent is of a clock that was set back, and
+// serves nothing until a PING of the new time has been answered.
+//
+// # Three sources
+//
+// CLIENT TRACKING pushes invalidations. Keyspace notifications come as messages; in RESP3 both are pushes on the connection
+// that the PINGs are answered on, in order with them, so one proof is for both. In mode auto tracking is asked for first, at each
+// connection, and the other one is taken where the origin does not have the command or does not permit it. Beside either,
+// what is published on Channel is taken in the same order.
+//
+// Keyspace notifications prove less, so more is asked before hits are allowed, and again in each check:
+//
+//   - notify-keyspace-events must say that every kind of change raises an event. If it does not the connection is given up: the
+//     next one finds it as it is then, or sets it, and ends in a flush as every reconnect does.
+//   - Off and on again between two checks is seen in the calls of CONFIG SET, and forgets everything. Redis 6 counts all of
+//     CONFIG together: there the link takes off its own and has to take every other one for a CONFIG SET.
+//   - A replica that copies its master's data anew tells nobody, so the origin must be a master.
+//   - Without the right to ask one of this nothing is proven, and hits stay off. Tracking needs none of it: without INFO only
+//     SWAPDB goes unnoticed, which Stats says.
+//
+// The check asks CONFIG GET before INFO. What is taken away in between is in INFO's count or found by the next check, and until
+// then hits lean on the time when this check was sent, which is before it was taken away:
+//
+//	link:   sends the check
+//	Redis:  CONFIG GET: enough
+//	other:  CONFIG SET, takes the flags away; writes k; nobody is told
+//	Redis:  INFO: one CONFIG SET more
+//	link:   forgets everything; the check counts, from when it was sent
+//	miss:   reads k, stores it
+//	other:  writes k; nobody is told
+//	link:   the next check, at most MaxStaleness after the first was sent: not enough, hits end; or none is answered, hits end
+//
+// An event means that its key changed, whatever its name, except keymiss (flag m): a look-up found nothing. It would outdate the answer
+// that it belongs to, and no missing key could be cached.
 //
 // # Fences
 //

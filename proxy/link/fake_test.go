@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -68,6 +69,8 @@ type harness struct {
 	mu     sync.Mutex
 	events []string
 	keys   []string
+	causes []Cause // of invalidations of everything
+	skew   atomic.Int64
 }
 
 const (
@@ -85,19 +88,33 @@ func stats(lines ...string) string {
 	return fmt.Sprintf("=%d\r\ntxt:%s\r\n", len(text)+4, text)
 }
 
+func events(flags string) string {
+	return fmt.Sprintf("%%1\r\n$22\r\nnotify-keyspace-events\r\n$%d\r\n%s\r\n", len(flags), flags)
+}
+
 // inBubble runs a test with its own time and a link that has not connected yet.
 func inBubble(t *testing.T, test func(h *harness), prepare ...func(l *Link)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		h := &harness{T: t, dials: make(chan dial), start: time.Now(), ran: make(chan error, 1)}
 		h.l = New(Config{
-			Dial:          h.dial,
-			Prefixes:      []string{"a:", "b:"},
-			MaxStaleness:  staleness,
-			Now:           h.now,
-			Invalidate:    func(key []byte) { h.mu.Lock(); h.keys = append(h.keys, string(key)); h.mu.Unlock() },
-			InvalidateAll: func(reason string) { h.event("all: " + reason) },
-			Up:            func(runID string) { h.event("up " + runID + " " + h.l.RunID()) },
+			Dial:         h.dial,
+			Prefixes:     []string{"a:", "b:"},
+			MaxStaleness: staleness,
+			Now:          h.now,
+			Invalidate: func(by Cause, key []byte) {
+				h.mu.Lock()
+				h.keys = append(h.keys, by.String()+" "+string(key))
+				h.mu.Unlock()
+			},
+			InvalidatePattern: func(by Cause, pattern []byte) { h.event(by.String() + " pattern: " + string(pattern)) },
+			InvalidateAll: func(by Cause, reason string) {
+				h.mu.Lock()
+				h.causes = append(h.causes, by)
+				h.mu.Unlock()
+				h.event("all: " + reason)
+			},
+			Up: func(runID string) { h.event("up " + runID + " " + h.l.RunID()) },
 		})
 		for _, p := range prepare {
 			p(h.l)
@@ -116,7 +133,7 @@ func inBubble(t *testing.T, test func(h *harness), prepare ...func(l *Link)) {
 	})
 }
 
-func (h *harness) now() int64 { return int64(time.Since(h.start)) }
+func (h *harness) now() int64 { return int64(time.Since(h.start)) + h.skew.Load() }
 
 // event notes what happened and what hits were told at that moment.
 func (h *harness) event(what string) {
@@ -172,10 +189,21 @@ func (a ask) reply(reply string) {
 func (h *harness) up() (c *fakeConn, ping ask) {
 	h.Helper()
 	c = h.accept()
-	h.next(c, tracking).reply("+OK\r\n")
+	h.tracked(c)
 	h.next(c, "ROLE").reply(master)
 	h.next(c, "INFO commandstats").reply(stats("cmdstat_info:calls=5,usec=1"))
 	return c, h.next(c, "PING")
+}
+
+// tracked acknowledges tracking and the subscription to Channel.
+func (h *harness) tracked(c *fakeConn) {
+	h.Helper()
+	h.next(c, tracking).reply("+OK\r\n")
+	h.next(c, "SUBSCRIBE "+Channel).reply(confirmed("subscribe", Channel))
+}
+
+func confirmed(kind, channel string) string {
+	return fmt.Sprintf(">3\r\n$%d\r\n%s\r\n$%d\r\n%s\r\n:1\r\n", len(kind), kind, len(channel), channel)
 }
 
 // serving connects up to where hits are served.
@@ -258,6 +286,10 @@ func healthy(args string) string {
 		return master
 	case "INFO commandstats":
 		return stats("cmdstat_info:calls=5,usec=1")
+	case "CONFIG GET " + eventsParameter:
+		return events("AK")
+	case "SUBSCRIBE " + Channel:
+		return confirmed("subscribe", Channel)
 	}
 	return "+OK\r\n"
 }

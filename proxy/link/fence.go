@@ -74,7 +74,7 @@ func (l *Link) waitFor(need uint64, timeout time.Duration) bool {
 		passed := need <= l.passed.Load()
 		now, until := l.cfg.Now(), l.until.Load()
 		switch {
-		case now > until:
+		case !l.within(now, until):
 			return false
 		case passed:
 			return true

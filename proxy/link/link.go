@@ -24,11 +24,15 @@ type Conn interface {
 
 // The modes of a link.
 const (
-	ModeAuto     = "auto"     // the best the origin offers: tracking
+	ModeAuto     = "auto"     // tracking or, if the origin refuses it, keyspace
 	ModeTracking = "tracking" // CLIENT TRACKING ON BCAST
+	ModeKeyspace = "keyspace" // keyspace notifications
 	ModeNone     = "none"     // no connection, hits always allowed, the bound is unknown
 	ModeEmbedded = "embedded" // no connection, every write passes through nearside: always proven
 )
+
+// Channel is where applications and other nearsides say what to forget: a message is a key, or a pattern that ends in '*'.
+const Channel = "nearside:invalidate"
 
 // Config describes a link. The callbacks are called without any lock held, by one connection after the other.
 type Config struct {
@@ -41,6 +45,12 @@ type Config struct {
 
 	Mode string // "" is "auto"
 
+	// DB is the database whose keyspace notifications are listened to.
+	DB int
+
+	// SetEvents allows the link to add to notify-keyspace-events what is missing there.
+	SetEvents bool
+
 	// Ping is the interval of the PINGs: 0 is 100 ms, and never more than half of MaxStaleness.
 	Ping time.Duration
 
@@ -50,10 +60,11 @@ type Config struct {
 	// Now is a clock in nanoseconds that also runs while the machine sleeps.
 	Now func() int64
 
-	Invalidate    func(key []byte)    // one key changed; key is valid during the call only; must not block
-	InvalidateAll func(reason string) // anything may have changed; must not block
-	Up            func(runID string)  // tracking is acknowledged: connections to another run id are closed here; nil: nothing to do
-	Log           *slog.Logger        // nil: silent
+	Invalidate        func(by Cause, key []byte)     // one key changed; key is valid during the call only; must not block
+	InvalidatePattern func(by Cause, pattern []byte) // the same for all keys that match; nil: InvalidateAll
+	InvalidateAll     func(by Cause, reason string)  // anything may have changed; must not block
+	Up                func(runID string)             // changes are reported: connections to another run id are closed here; nil: nothing to do
+	Log               *slog.Logger                   // nil: silent
 }
 
 // A Link tells what changed at the origin and whether hits may be served.
@@ -62,7 +73,8 @@ type Link struct {
 	until  atomic.Int64  // hits may be served up to this time; never: the link is down
 	need   atomic.Uint64 // the PING whose PONG passes every fence that was raised
 	passed atomic.Uint64 // the last PING answered with PONG
-	_      [40]byte
+	window int64         // until is never more than this ahead; never changes
+	_      [32]byte
 
 	sent   atomic.Uint64 // the last PING drawn; counts on over all connections
 	asked  atomic.Uint64 // the PING whose PONG is enough for all in Sync
@@ -74,18 +86,21 @@ type Link struct {
 
 	cfg      Config
 	log      *slog.Logger
+	events   []byte        // how the channels of the keys' events begin
 	patience time.Duration // without any answer for so long the connection counts as lost
 
-	mu     sync.Mutex
-	cur    *session // the connection that may speak; nil while there is none
-	state  State    // StateDown, StateConnecting or StateUp
-	runID  string
-	role   string
-	silent string
-	woken  chan struct{} // closed to wake those in Wait; nil: nobody waits
-	closed bool
-	cancel context.CancelFunc // of Run; nil: not running yet
-	ended  chan struct{}      // closed when Run has returned
+	mu       sync.Mutex
+	cur      *session // the connection that may speak; nil while there is none
+	state    State    // StateDown, StateConnecting or StateUp
+	runID    string
+	role     string
+	source   string // ModeTracking or ModeKeyspace: of this connection, or of the last one
+	silent   string
+	fellBack string        // the session's, when the link last came up
+	woken    chan struct{} // closed to wake those in Wait; nil: nobody waits
+	closed   bool
+	cancel   context.CancelFunc // of Run; nil: not running yet
+	ended    chan struct{}      // closed when Run has returned
 }
 
 const (
@@ -114,6 +129,12 @@ func New(cfg Config) *Link {
 		patience: max(3*cfg.MaxStaleness, 3*time.Second),
 		kick:     make(chan struct{}, 1),
 		ended:    make(chan struct{}),
+		events:   []byte(keyspace(cfg.DB)),
+		window:   2 * int64(cfg.MaxStaleness),
+		source:   ModeTracking,
+	}
+	if cfg.Mode == ModeKeyspace {
+		l.source = ModeKeyspace
 	}
 	l.until.Store(never)
 	l.proof.Store(never)
@@ -162,7 +183,7 @@ func (c *Config) check() error {
 	switch c.Mode {
 	case ModeNone, ModeEmbedded:
 		return nil
-	case ModeAuto, ModeTracking:
+	case ModeAuto, ModeTracking, ModeKeyspace:
 	default:
 		return fmt.Errorf("link: unknown mode %q", c.Mode)
 	}
@@ -187,7 +208,7 @@ func (l *Link) Close() {
 // Fresh says whether hits may be served now: Verdict(now) == OK.
 func (l *Link) Fresh(now int64) bool {
 	need := l.need.Load() // before passed: both only grow
-	return now <= l.until.Load() && need <= l.passed.Load()
+	return l.within(now, l.until.Load()) && need <= l.passed.Load()
 }
 
 // A Verdict says whether a hit may be served, and if not, why.
@@ -212,12 +233,18 @@ func (l *Link) Verdict(now int64) Verdict {
 	switch {
 	case until == never:
 		return Down
-	case now > until:
+	case !l.within(now, until):
 		return Stale
 	case need > l.passed.Load():
 		return Fenced
 	}
 	return OK
+}
+
+// within says whether the proof holds at that time. A time long before the proof was sent is of a clock that was set back:
+// it would make the proof last for as long as the clock needs to come to it again.
+func (l *Link) within(now, until int64) bool {
+	return now <= until && (until == always || now >= until-l.window)
 }
 
 // Drop stops hits before it returns; the connection is closed and made anew. For when somebody else found
@@ -276,6 +303,11 @@ func (s State) String() string {
 	return [...]string{"down", "connecting", "up", "bypassed", "none", "embedded"}[s]
 }
 
+// States are all of them.
+func States() []State {
+	return []State{StateDown, StateConnecting, StateUp, StateBypassed, StateNone, StateEmbedded}
+}
+
 // State tells what the link is doing.
 func (l *Link) State() State {
 	switch l.cfg.Mode {
@@ -286,16 +318,19 @@ func (l *Link) State() State {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.state == StateUp && l.cfg.Now() > l.until.Load() {
+	if l.state == StateUp && !l.within(l.cfg.Now(), l.until.Load()) {
 		return StateBypassed
 	}
 	return l.state
 }
 
-// Source is the way in which changes are learned: "tracking", "none" or "embedded".
+// Source is the way in which changes are learned: "tracking", "keyspace", "none" or "embedded". While the link is down it is
+// the one of the last connection.
 func (l *Link) Source() string {
-	if l.connects() {
-		return ModeTracking
+	if !l.connects() {
+		return l.cfg.Mode
 	}
-	return l.cfg.Mode
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.source
 }

@@ -99,7 +99,7 @@ func (l *Link) prove(s *session, seq uint64, at int64) {
 	if !s.wasServed {
 		s.wasServed = true
 		l.state = StateUp
-		s.say(slog.LevelInfo, "link up", slog.String("run_id", l.runID), slog.String("role", l.role))
+		s.say(slog.LevelInfo, "link up", slog.String("source", l.source), slog.String("run_id", l.runID), slog.String("role", l.role))
 	}
 	l.wakeAll()
 }

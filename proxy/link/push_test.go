@@ -23,6 +23,12 @@ func TestParsePush(t *testing.T) {
 		{frame: inv + "$-1\r\n", all: true},
 		{frame: ">2\r\n+invalidate\r\n_\r\n", all: true},
 		{frame: ">3\r\n$7\r\nmessage\r\n$1\r\nc\r\n$1\r\nm\r\n"},
+		{frame: ">2\r\n$7\r\nmessage\r\n$1\r\nc\r\n", bad: true},
+		{frame: ">3\r\n$7\r\nmessage\r\n$1\r\nc\r\n$2\r\nm\r\n", bad: true},
+		{frame: ">3\r\n$7\r\nmessage\r\n$1\r\nc\r\n:1\r\n", bad: true},
+		{frame: ">4\r\n$8\r\npmessage\r\n$1\r\n*\r\n$1\r\nc\r\n$1\r\nm\r\n"},
+		{frame: ">3\r\n$8\r\npmessage\r\n$1\r\n*\r\n$1\r\nc\r\n", bad: true},
+		{frame: ">4\r\n$8\r\npmessage\r\n$1\r\n*\r\n$1\r\nc\r\n$1\r\nm\r\nx", bad: true},
 		{frame: ">1\r\n$22\r\ntracking-redir-broken\r\n", bad: true},
 		{frame: ">1\r\n$21\r\ntracking-redir-broken\r\n"},
 		{frame: "", bad: true},
@@ -43,9 +49,9 @@ func TestParsePush(t *testing.T) {
 	}
 	for _, test := range tests {
 		var keys []string
-		all, err := parsePush([]byte(test.frame), func(key []byte) { keys = append(keys, string(key)) })
-		if all != test.all || (err != nil) != test.bad || !slices.Equal(keys, test.keys) {
-			t.Errorf("%q: keys %q, all %v, %v", test.frame, keys, all, err)
+		got, err := parsePush([]byte(test.frame), func(key []byte) { keys = append(keys, string(key)) })
+		if all := got.kind == pushFlush; all != test.all || (err != nil) != test.bad || !slices.Equal(keys, test.keys) {
+			t.Errorf("%q: keys %q, %+v, %v", test.frame, keys, got, err)
 		}
 	}
 }
@@ -57,6 +63,8 @@ func FuzzPush(f *testing.F) {
 	f.Fuzz(func(t *testing.T, data []byte) {
 		_, _ = parsePush(data, func([]byte) {})
 		_, _ = parseSilent(data)
+		_, _ = parseEvents(data)
+		_, _ = parseReplaced(data)
 		_, _ = parseRole(data)
 
 		want := bytes.Split(data, []byte{0})
@@ -65,9 +73,9 @@ func FuzzPush(f *testing.F) {
 			frame = fmt.Appendf(frame, "$%d\r\n%s\r\n", len(key), key)
 		}
 		var got [][]byte
-		all, err := parsePush(frame, func(key []byte) { got = append(got, bytes.Clone(key)) })
-		if all || err != nil || !slices.EqualFunc(got, want, bytes.Equal) {
-			t.Fatalf("%q: keys %q, all %v, %v", frame, got, all, err)
+		parsed, err := parsePush(frame, func(key []byte) { got = append(got, bytes.Clone(key)) })
+		if parsed.kind != pushKeys || err != nil || !slices.EqualFunc(got, want, bytes.Equal) {
+			t.Fatalf("%q: keys %q, %+v, %v", frame, got, parsed, err)
 		}
 		for cut := range min(len(frame), 64) { // a frame that lacks its end is noticed
 			if _, err := parsePush(frame[:len(frame)-1-cut], func([]byte) {}); err == nil {

@@ -8,23 +8,26 @@ import (
 // Stats are counts since New.
 type Stats struct {
 	Pushes     uint64 // push frames
-	Keys       uint64 // keys invalidated one by one
+	Keys       uint64 // keys that CLIENT TRACKING told of
+	Events     uint64 // keyspace notifications of changes
+	Messages   uint64 // messages on Channel
 	Nulls      uint64 // pushes that invalidated everything
-	Silents    uint64 // checks that found a command Redis does not push
+	Silents    uint64 // checks that found a command that the source is silent about
 	Pings      uint64
 	Pongs      uint64
 	Checks     uint64 // checks answered
-	Connects   uint64 // times that tracking was acknowledged
+	Connects   uint64 // times that changes were reported again
 	Reconnects uint64 // of these, after the first
 	Fences     uint64
 	Syncs      uint64        // reads that waited for a PING of their own
 	RoundTrip  time.Duration // of the last PING answered with PONG
 	Role       string        // of the server, when the link last came up; "" if not permitted
-	Silent     string        // what the link cannot notice, and why; "" if nothing
+	Silent     string        // what the link cannot notice, and why, or why the origin's answers keep hits off; "" if nothing
 }
 
 type counters struct {
 	pushes, keys, nulls, silent atomic.Uint64
+	events, messages            atomic.Uint64
 	pings, pongs, checks        atomic.Uint64
 	connects, fences, syncs     atomic.Uint64
 	roundTrip                   atomic.Int64
@@ -36,6 +39,8 @@ func (l *Link) Stats() Stats {
 	st := Stats{
 		Pushes:    c.pushes.Load(),
 		Keys:      c.keys.Load(),
+		Events:    c.events.Load(),
+		Messages:  c.messages.Load(),
 		Nulls:     c.nulls.Load(),
 		Silents:   c.silent.Load(),
 		Pings:     c.pings.Load(),

@@ -1,0 +1,34 @@
+package proxy
+
+// refills bounds the fetches for the near cache that are under way. After a
+// flush or a gap of the link every hot key is missed at once; what all sessions
+// together ask the origin for must leave it time for everything else.
+type refills chan struct{}
+
+// awaitRefill waits until one more fetch may be sent; what it returns is for done.
+func (s *session) awaitRefill() (permit bool) {
+	p := s.p
+	select {
+	case p.refills <- struct{}{}:
+		return true
+	default:
+	}
+	p.m.refillWaits.Inc()
+	// Among the fetches that are waited for may be this session's own.
+	s.flushOrigin()
+	s.flushReplies()
+	s.waited = true
+	select {
+	case p.refills <- struct{}{}:
+		return true
+	case <-p.ctx.Done(): // the request will fail at once
+		return false
+	}
+}
+
+// done lets the next fetch go; it never blocks.
+func (r refills) done(permit bool) {
+	if permit {
+		<-r
+	}
+}
