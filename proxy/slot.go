@@ -66,9 +66,10 @@ func (sl *slot) ReplyParts(parts [][]byte, reserved int64, batch *origin.Batch) 
 	}
 	sl.settle(parts[0], nil)
 	sl.reserved, sl.parts = reserved, parts[1:]
-	sl.s.answer(sl, parts[0], true)
-	sl.s.p.budget.gone(reserved) // the pieces are too small to be noticed when they are
-	batch.Add(sl.s)
+	s := sl.s // answered, the slot may be another request's
+	s.answer(sl, parts[0], true)
+	s.p.budget.gone(reserved) // the pieces are too small to be noticed when they are
+	batch.Add(s)
 }
 
 // Reply takes the origin's answer (origin.Sink).
@@ -103,12 +104,13 @@ func (sl *slot) Reply(b []byte, err error, batch *origin.Batch) {
 
 // Filled takes the answer of a fetch that another session led (l1.Waiter).
 func (sl *slot) Filled(reply []byte, err error) {
+	s := sl.s // answered, the slot may be another request's
 	if err != nil {
-		reply = appendError(nil, sl.s.p.originError(err))
+		reply = appendError(nil, s.p.originError(err))
 	}
 	// A reply of this size is the callee's for good (origin.Sink), so nobody changes it.
-	sl.s.answer(sl, reply, len(reply) > origin.TakeSize)
-	sl.s.Flush()
+	s.answer(sl, reply, len(reply) > origin.TakeSize)
+	s.Flush()
 }
 
 // begin counts the keys as being written, before the command is sent.
