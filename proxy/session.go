@@ -15,8 +15,8 @@ import (
 	"nearside/proxy/origin"
 )
 
-// A session is one client connection and its state. Its reader goroutine reads
-// requests, decides them and sends them on; answers come back on the goroutines
+// A session is one client connection and its state. Its reader, a poller's goroutine
+// or one of its own (see poll.go), reads requests, decides them and sends them on; answers come back on the goroutines
 // of the origin's connections (see queue). What is not marked otherwise belongs
 // to the reader.
 type session struct {
