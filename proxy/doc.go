@@ -27,11 +27,8 @@
 //   - redcon parses requests and encodes replies, and no more: its server has
 //     no bounds, no deadlines, no backpressure and one answer at a time. What
 //     bounds a request before redcon sees it is in frame.go.
-//   - A session's reader writes its replies while nothing is
+//   - A session's own goroutine writes its replies while nothing is
 //     outstanding, which is the whole path of a hit: one read, one write.
-//   - A session that waits for its client has no goroutine where there is
-//     epoll: a poller runs those that have received something, one after the
-//     other, and lets what they asked of the origin out together (poll.go).
 //   - A cacheable read that was passed to Redis nevertheless (behind a write of
 //     its own session, under WATCH, while the link is in doubt) invalidates its
 //     key when answered: the client has seen Redis's own state, and an older

@@ -46,7 +46,6 @@ type Proxy struct {
 	ready     chan struct{}
 	budget    budget
 	over      chan struct{}
-	pollers   []*poller
 	slowClock func() int64 // of the time for which a subscriber may be behind
 	buffers   bufferPool
 	entries   entryPool

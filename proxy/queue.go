@@ -337,9 +337,6 @@ func (s *session) awaitAnswers() bool {
 	q := &s.q
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if q.unanswered > 0 && !q.closed {
-		s.blocking()
-	}
 	for q.unanswered > 0 && !q.closed {
 		q.wait()
 	}
@@ -368,7 +365,6 @@ func (s *session) awaitRoom() bool {
 	if !full || closed {
 		return !closed
 	}
-	s.blocking()
 	s.flushOrigin()
 	s.sendOut()
 	q.mu.Lock()
@@ -427,8 +423,7 @@ func (s *session) send(wait bool) {
 			go s.finishSend(full, out)
 			return
 		}
-		if wait && !s.tryAll(&full, &out) {
-			s.blocking()
+		if wait {
 			s.writeAll(full, out)
 		}
 		q.mu.Lock()

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"runtime/debug"
 	"strings"
 	"syscall"
 	"time"
@@ -28,7 +29,6 @@ func (p *Proxy) Run(ctx context.Context) error {
 	for _, ln := range p.listeners {
 		p.wg.Go(func() { failed <- p.accept(ln) })
 	}
-	p.startPollers()
 	p.wg.Go(func() { p.relieve() })
 	linkCtx, stopLink := context.WithCancel(p.ctx)
 	defer stopLink()
@@ -174,12 +174,11 @@ func (p *Proxy) admit(conn net.Conn) {
 		_ = conn.Close()
 		return
 	}
-	if n := len(p.pollers); n > 0 && s.nb.raw != nil {
-		s.poller = p.pollers[s.id%uint64(n)]
-	}
-	s.counted = true
-	p.wg.Add(1) // done when it is closed
-	go s.serve()
+	p.wg.Go(func() {
+		defer p.clients.Add(-1)
+		defer p.crash(s)
+		s.serve()
+	})
 }
 
 // enrol makes a session one of the proxy's, unless that is ending.
@@ -191,6 +190,14 @@ func (p *Proxy) enrol(s *session) bool {
 	}
 	p.sessions[s] = struct{}{}
 	return true
+}
+
+// crash keeps one session's bug from ending all others.
+func (p *Proxy) crash(s *session) {
+	if r := recover(); r != nil {
+		// serve has closed the session on its way here.
+		p.log.Error("a session crashed; please report this", "client", s.id, "panic", r, "stack", string(debug.Stack()))
+	}
 }
 
 // relieve closes the client that holds most whenever all together hold more

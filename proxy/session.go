@@ -5,7 +5,6 @@ import (
 	"io"
 	"net"
 	"os"
-	"runtime/debug"
 	"sync/atomic"
 	"time"
 
@@ -15,8 +14,8 @@ import (
 	"nearside/proxy/origin"
 )
 
-// A session is one client connection and its state. Its reader, a poller's goroutine
-// or one of its own (see poll.go), reads requests, decides them and sends them on; answers come back on the goroutines
+// A session is one client connection and its state. Its reader goroutine reads
+// requests, decides them and sends them on; answers come back on the goroutines
 // of the origin's connections (see queue). What is not marked otherwise belongs
 // to the reader.
 type session struct {
@@ -97,16 +96,7 @@ type session struct {
 	stopping atomic.Bool          // nearside ends
 	shutOnce atomic.Bool
 	ended    chan struct{} // closed when the reader has ended
-
-	poller  *poller // nil: the session always has a goroutine
-	reader  atomic.Int32
-	hungUp  atomic.Bool // the client has closed its side, or both
-	fd      int
-	member  bool   // of the poller's
-	polled  bool   // the reader runs on the poller's goroutine …
-	turn    uint64 // … in this turn
-	counted bool   // among Proxy.clients
-	counts  ruleCounts
+	counts   ruleCounts
 }
 
 // wire remembers the shared connection of one kind.
@@ -142,51 +132,21 @@ func (p *Proxy) newSession(conn net.Conn) *session {
 	return s
 }
 
-// serve runs the session from its beginning.
+// serve runs the session until the client is gone or nearside closes it.
 func (s *session) serve() {
-	defer s.crashed()
+	defer s.close()
 	if !s.handshake() {
-		s.close()
 		return
 	}
 	s.in = make([]byte, 0, inIdle)
-	if s.rest() {
-		return
-	}
-	s.run()
-}
-
-// run reads from the client until that is gone, nearside closes the session, or
-// a poller takes it.
-func (s *session) run() {
-	defer s.crashed()
-	for !s.quit && s.read() {
+	for s.read() {
 		s.now = clockNow()
 		s.active.Store(s.now)
 		if !s.batch() {
 			break
 		}
-		if s.rest() {
-			return
-		}
 	}
-	s.end()
-}
-
-// end lets the last replies out and closes the session.
-func (s *session) end() {
-	defer s.crashed()
 	s.drainOut()
-	s.close()
-}
-
-// crashed keeps one session's bug from ending all others.
-func (s *session) crashed() {
-	if r := recover(); r != nil {
-		s.p.log.Error("a session crashed; please report this", "client", s.id, "panic", r, "stack", string(debug.Stack()))
-		s.reader.Store(readerOwn)
-		s.close()
-	}
 }
 
 // read waits for more bytes.
@@ -328,11 +288,7 @@ func (s *session) batch() bool {
 		}
 		s.unpin()
 	}
-	if s.polled {
-		s.poller.collect(s)
-	} else {
-		s.flushOrigin()
-	}
+	s.flushOrigin()
 	s.counts.flush(s)
 	if cap(s.scratch) > keepOut {
 		s.scratch = nil
@@ -471,7 +427,6 @@ func (s *session) writeHeld(b []byte) error {
 	if ok {
 		return nil
 	}
-	s.blocking()
 	s.charge(int64(len(b)))
 	err := s.write(b[n:])
 	s.charge(-int64(len(b)))
@@ -554,7 +509,6 @@ func (s *session) shut() {
 	q.cond.Broadcast()
 	q.mu.Unlock()
 	_ = s.conn.Close() // nothing is left to be said to this client
-	s.wake()
 }
 
 // close ends the session; the reader calls it last.
@@ -567,14 +521,7 @@ func (s *session) close() {
 	s.kept, s.argsHeld = 0, 0
 	s.p.users.leave(s.acl)
 	s.p.forget(s)
-	if s.member {
-		s.poller.forget(s)
-	}
 	close(s.ended)
-	if s.counted {
-		s.p.clients.Add(-1)
-		s.p.wg.Done()
-	}
 }
 
 // stop makes the reader end after what it has read so far.
@@ -582,5 +529,4 @@ func (s *session) stop() {
 	s.stopping.Store(true)
 	// An error means that the connection is gone already.
 	_ = s.conn.SetReadDeadline(longAgo)
-	s.wake()
 }

@@ -1,7 +1,6 @@
 package proxy
 
 import (
-	"errors"
 	"net"
 	"syscall"
 	"time"
@@ -16,11 +15,6 @@ type nonblocking struct {
 	n   int
 	err error
 	fn  func(fd uintptr) bool
-
-	in      []byte
-	readN   int
-	readErr error
-	readFn  func(fd uintptr) bool
 }
 
 func (w *nonblocking) init(conn net.Conn) {
@@ -37,32 +31,6 @@ func (w *nonblocking) init(conn net.Conn) {
 		w.n, w.err = syscall.Write(int(fd), w.b)
 		return true
 	}
-	w.readFn = func(fd uintptr) bool {
-		for {
-			if w.readN, w.readErr = syscall.Read(int(fd), w.in); w.readErr != syscall.EINTR { //nolint:errorlint // a bare number
-				return true // never waits
-			}
-		}
-	}
-}
-
-// errNothing says that nothing has come.
-var errNothing = errors.New("nothing to read")
-
-// read reads what is there, without waiting. The session's reader alone uses it.
-func (w *nonblocking) read(b []byte) (int, error) {
-	w.in = b
-	err := w.raw.Read(w.readFn)
-	w.in = nil
-	switch {
-	case err != nil:
-		return 0, err
-	case errors.Is(w.readErr, syscall.EAGAIN):
-		return 0, errNothing
-	case w.readErr != nil:
-		return 0, w.readErr
-	}
-	return w.readN, nil
 }
 
 // try writes what the socket takes at once. One sender at a time.

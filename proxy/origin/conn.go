@@ -103,7 +103,7 @@ func (c *Conn) Send(req []byte, replies int, s Sink) error {
 func (c *Conn) awaitRoom(n int) {
 	for c.err == nil && c.dirty() && c.unsent+len(c.out)+n > maxUnsent {
 		if !c.writing {
-			c.write(false)
+			c.write()
 			continue
 		}
 		c.waiting++
@@ -168,26 +168,21 @@ func (c *Conn) post(req []byte, replies int, s Sink) error {
 
 // Flush writes what is buffered. The caller writes itself, unless another
 // goroutine is at it; that one then also writes what came later.
-func (c *Conn) Flush() { c.flush(true) }
-
-// FlushNow is Flush for who has collected the requests of many.
-func (c *Conn) FlushNow() { c.flush(false) }
-
-func (c *Conn) flush(yield bool) {
+func (c *Conn) Flush() {
 	c.mu.Lock()
 	if !c.writing && c.dirty() && c.err == nil {
-		c.write(yield)
+		c.write()
 	}
 	c.mu.Unlock()
 }
 
 // write is called with mu held and returns with mu held.
-func (c *Conn) write(yield bool) {
+func (c *Conn) write() {
 	c.writing = true
 	// Others are at work on this connection: let those who can run add what they
 	// have (64 callers without pipelining: 2.7 µs per request without this, 1.0 with).
 	// A lock request does not wait even for that.
-	if yield && c.kind == shared && !c.group.Lock && c.pending.len() > 1 {
+	if c.kind == shared && !c.group.Lock && c.pending.len() > 1 {
 		c.mu.Unlock()
 		runtime.Gosched()
 		c.mu.Lock()
