@@ -8,12 +8,14 @@ SHELL       := bash
 GO      ?= go
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
 
-# Arguments: make run ARGS='-config FILE', make fuzz FUZZTIME=1m, make bench BENCH=Hit, make diff SECONDS=600
+# Arguments: make run ARGS='-config FILE', make fuzz FUZZTIME=1m, make microbench BENCH=Hit, make bench ARGS=-all, make diff SECONDS=600
 ARGS     ?=
 FUZZTIME ?= 10s
 BENCH    ?= .
 TIMEOUT  ?= 10m
-CYCLES   ?= 20
+CYCLES   ?= 23
+SOAK_CYCLES ?= 1000
+SOAK_GROUPS ?= 3
 SECONDS  := 60
 PKG      ?= ./...
 
@@ -24,7 +26,7 @@ CLIENTS := proxy/testdata/clients
 
 .PHONY: help
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: build
 build: ## build bin/nearside
@@ -38,6 +40,7 @@ run: build ## build and start it on an embedded Redis (or with ARGS)
 test: deps ## all tests, with -race, against real redis-server processes
 	$(GO) vet $(PKG)
 	$(GO) test -race -timeout $(TIMEOUT) $(PKG)
+	cd bench && $(GO) vet ./consistency && $(GO) test -count 1 -timeout 5m -skip '$(BROKEN)' ./consistency
 
 .PHONY: diff
 diff: deps ## random commands at Redis and through nearside, compared for SECONDS
@@ -64,16 +67,88 @@ fuzz: ## each fuzz target for FUZZTIME
 	done
 
 .PHONY: bench
-bench: ## the Go benchmarks (BENCH is a pattern)
+bench: bench-deps ## nearside against Redis, nutcracker, haproxy: 15 minutes, into bench/results (ARGS: -all and others)
+	cd bench && $(GO) run ./compare $(ARGS)
+
+.PHONY: bench-check
+bench-check: bench-deps ## CPU per request, compared with what bench/results has recorded
+	cd bench && $(GO) run ./compare -check $(ARGS)
+
+.PHONY: bench-deps
+bench-deps: # not listed: the targets above need it
+	@.ci/deps redis-server redis-benchmark nutcracker haproxy
+
+.PHONY: microbench
+microbench: ## the Go benchmarks (BENCH is a pattern)
 	$(GO) test -run '^$$' -bench '$(BENCH)' -benchmem $(PKG)
 
+# Tests that build broken nearsides and want them found out.
+BROKEN := ^(TestCatches|TestMutants)$$
+
 .PHONY: consistency
-consistency: deps ## check freshness and locks under faults (CYCLES, SEED)
-	cd bench && $(GO) vet ./... && $(GO) run ./consistency -cycles $(CYCLES) $(if $(SEED),-seed $(SEED))
+consistency: deps ## check freshness and locks under faults (CYCLES, SEED), and that broken nearsides are found out
+	cd bench && $(GO) vet ./consistency && $(GO) run ./consistency -cycles $(CYCLES) $(if $(SEED),-seed $(SEED))
+	cd bench && $(GO) test -count 1 -timeout $(TIMEOUT) -v -run '$(BROKEN)' ./consistency | grep -E '^ *(---|FAIL|PASS|ok)|found after|_test.go'
+
+.PHONY: soak
+soak: deps ## many faults in all modes (SOAK_CYCLES, SEED, SOAK_GROUPS side by side)
+	cd bench && $(GO) run ./consistency -soak $(SOAK_CYCLES) -groups $(SOAK_GROUPS) $(if $(SEED),-seed $(SEED))
+
+.PHONY: scale
+scale: deps ## what the promises hold at: latencies, 20,000 writes a second, a million TTLs, two million operations for porcupine
+	cd bench && $(GO) run ./consistency -scale all
+
+# What checks the files below configs. CI has them installed; on a machine that is
+# somebody's own they come with "make packages".
+CHECKERS := promtool systemd-analyze
+
+.PHONY: packages
+packages: ## check the systemd unit, the Dockerfile, the Kubernetes manifests, the alerts and the dashboard
+	@.ci/deps $(CHECKERS)
+	NEARSIDE_CHECKERS=required $(GO) test -count 1 -timeout $(TIMEOUT) ./configs
+	cd configs/kubernetes && $(GO) vet . && $(GO) test -count 1 .
+
+# Where "make install" puts things; DESTDIR goes before all of them.
+PREFIX     ?= /usr/local
+SYSCONFDIR ?= /etc
+DESTDIR    ?=
+BINARY     ?= bin/nearside
+
+# It builds nothing: root may have no Go, and should leave no files in the source.
+.PHONY: install
+install: ## install what make build has built, on Linux with its service (PREFIX, DESTDIR)
+	@[ -x "$(BINARY)" ] || { echo "there is no $(BINARY): run make build first" >&2; exit 1; }
+	install -d "$(DESTDIR)$(PREFIX)/bin"
+	install -m 755 "$(BINARY)" "$(DESTDIR)$(PREFIX)/bin/nearside"
+	install -d "$(DESTDIR)$(SYSCONFDIR)/nearside"
+	[ -e "$(DESTDIR)$(SYSCONFDIR)/nearside/nearside.yaml" ] || install -m 644 configs/nearside.yaml "$(DESTDIR)$(SYSCONFDIR)/nearside/nearside.yaml"
+ifeq ($(shell uname -s),Linux)
+	install -d "$(DESTDIR)$(PREFIX)/lib/systemd/system" "$(DESTDIR)$(PREFIX)/lib/sysusers.d"
+	sed -e 's|/usr/local/bin/|$(PREFIX)/bin/|' -e 's|/etc/nearside/|$(SYSCONFDIR)/nearside/|' configs/systemd/nearside.service > "$(DESTDIR)$(PREFIX)/lib/systemd/system/nearside.service"
+	chmod 644 "$(DESTDIR)$(PREFIX)/lib/systemd/system/nearside.service"
+	install -m 644 configs/systemd/nearside.sysusers "$(DESTDIR)$(PREFIX)/lib/sysusers.d/nearside.conf"
+endif
+
+PLATFORMS ?= linux/amd64 linux/arm64 darwin/amd64 darwin/arm64
+DIST      ?= bin/dist
+
+# The same source, version and Go give the same bytes, wherever and whenever:
+# no paths, no build id, nothing from git but VERSION, no flags of one's own.
+.PHONY: dist
+dist: ## static binaries for Linux and macOS with their checksums, in bin/dist (VERSION)
+	mkdir -p "$(DIST)"
+	rm -f "$(DIST)"/nearside-* "$(DIST)"/SHA256SUMS
+	for platform in $(PLATFORMS); do \
+		GOOS=$${platform%/*} GOARCH=$${platform#*/} CGO_ENABLED=0 GOFLAGS= GOEXPERIMENT= GOAMD64=v1 GOARM64=v8.0 \
+		$(GO) build -trimpath -buildvcs=false -ldflags '-s -w -buildid= -X main.version=$(VERSION)' \
+			-o "$(DIST)/nearside-$(VERSION)-$${platform/\//-}" ./cmd/nearside; \
+	done
+	cd "$(DIST)" && if command -v sha256sum >/dev/null; then sha256sum nearside-*; else shasum -a 256 nearside-*; fi > SHA256SUMS
 
 .PHONY: deps
 deps: ## install redis-server, node, a C compiler (for -race), redis-py, the npm clients
 	@.ci/deps redis-server node npm cc redis-py
+	@[ -z "$$CI" ] || .ci/deps $(CHECKERS) || echo "without them their tests are skipped"
 	@if [ -f $(CLIENTS)/package.json ]; then $(MAKE) -s --no-print-directory $(CLIENTS)/node_modules/.installed; fi
 
 $(CLIENTS)/node_modules/.installed: $(wildcard $(CLIENTS)/package.json $(CLIENTS)/package-lock.json)

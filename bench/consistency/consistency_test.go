@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -12,7 +13,8 @@ import (
 
 // The race detector watches nearside, too.
 var nearsideBinary = sync.OnceValues(func() (string, error) {
-	return build(testContext, buildDir, true)
+	bin := filepath.Join(buildDir, "nearside")
+	return bin, build(testContext, bin, "-race")
 })
 
 func runCheck(t *testing.T, cfg Config) *Report {
@@ -30,31 +32,49 @@ func runCheck(t *testing.T, cfg Config) *Report {
 	return rep
 }
 
-// TestConsistency is the short version of the program: each fault once.
-func TestConsistency(t *testing.T) {
+// TestSoak is the short version of make soak: fifty cycles in all modes.
+func TestSoak(t *testing.T) {
 	if testing.Short() {
-		t.Skip("takes half a minute")
+		t.Skip("takes a minute")
 	}
 	cfg := Defaults()
 	cfg.Seed = uint64(time.Now().UnixNano())
+	cfg.Linear = time.Second
 	t.Logf("seed %d", cfg.Seed)
-	cfg.Cycles = len(faults)
-	cfg.Linear = 4 * time.Second
-	rep := runCheck(t, cfg)
+	var err error
+	if cfg.Binary, err = nearsideBinary(); err != nil {
+		t.Fatal(err)
+	}
+	cfg.Log = t.Output()
+	const cycles = 50
+	rep, err := (&soak{cycles: cycles, groups: 3, base: cfg}).run(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Log("\n" + rep.String())
 	if n := rep.Violations(); n != 0 {
 		t.Errorf("%d violations", n)
 	}
 	// What has not been exercised has not been checked.
 	for i, hits := range rep.Hits {
-		if hits < 1000 {
-			t.Errorf("nearside %s answered %d reads itself, want 1000 and more", viaNames[i+1], hits)
+		if hits < 10000 {
+			t.Errorf("the nearsides %s answered %d reads themselves, want 10000 and more", viaNames[i+1], hits)
 		}
 	}
-	if rep.Reads.Load() < 5000 || rep.Writes.Load() < 1000 || rep.Locks.Load() < 100 || rep.Linear < 1000 || rep.Compared < 1000 {
+	if rep.Reads.Load() < 50000 || rep.Writes.Load() < 5000 || rep.Locks.Load() < 500 || rep.Linear < 5000 || rep.Compared < 10000 || rep.Audited < 1000 {
 		t.Error("too little was done")
 	}
-	if len(rep.Cycles) != len(faults) {
-		t.Errorf("faults: %v, want all of %d", rep.Cycles, len(faults))
+	done := 0
+	for _, n := range rep.Cycles {
+		done += n
+	}
+	if len(rep.Cycles) != len(faults) || done != cycles {
+		t.Errorf("%d cycles of faults: %v, want %d of %d kinds", done, rep.Cycles, cycles, len(faults))
+	}
+	for i := range ways {
+		if rep.Ways[ways[i].name] == 0 {
+			t.Errorf("nobody has written by %s", ways[i].name)
+		}
 	}
 }
 
@@ -70,7 +90,7 @@ func TestCatches(t *testing.T) {
 		want []string
 	}{
 		{"lost invalidations", sabotage{DropPush: 400}, 800, []string{kindBound, kindConvergence}},
-		{"invalidations after their PONGs", sabotage{DelayPush: 600 * time.Millisecond}, 160, []string{kindBound}},
+		{"invalidations after their PONGs", sabotage{DelayPush: 600 * time.Millisecond}, 800, []string{kindBound}},
 		{"ignored deadlines", sabotage{AddPTTL: 3 * time.Second}, 160, []string{kindTTL}},
 		{"stolen locks", sabotage{Thief: true}, 160, []string{kindLock}},
 	} {
@@ -90,13 +110,12 @@ func TestCatches(t *testing.T) {
 func TestJudge(t *testing.T) {
 	const ms = time.Millisecond
 	lim := limits{bound: 100 * ms, ttl: 4 * ms}
-	k := newKey("k", false, 0)
+	k := newKey("k", aString, 0)
 	put := func(v version, ack, px time.Duration) {
 		if px > 0 {
 			v.lo = v.call + px
 		}
-		k.begin(v)
-		k.end(ack, px)
+		k.end(k.begin(v), ack, px)
 	}
 	put(version{payload: "one", call: 10 * ms}, 11*ms, 0)
 	put(version{payload: "two", call: 20 * ms, via: viaA}, 21*ms, 0)

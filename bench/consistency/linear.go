@@ -36,18 +36,25 @@ var register = porcupine.Model{
 	DescribeOperation: func(in, out any) string { i := in.(input); return fmt.Sprintf("%c %s -> %v", i.op, i.val, out) },
 }
 
-// linear has everybody write and read through A, in rounds with keys of their
-// own, so that no history grows long.
-func (c *check) linear(ctx context.Context, length time.Duration) {
-	const clients, keys = 10, 12
+// linear has everybody write and read through A, or anywhere if the rule is
+// fenced, in rounds with keys of their own, so that no history grows long. It
+// goes on for as long as more says so.
+func (c *check) linear(ctx context.Context, more func() bool) {
+	const clients, keys = 12, 12
 	var all []*client
 	for n := range clients {
-		cl := c.client(viaA, 2+n%2, n/2%2, fmt.Sprintf("linear %d", n))
+		via, db := viaA, n/2%2
+		if c.lim.fenced {
+			via = n % 3
+		}
+		if via == direct {
+			db = 1
+		}
+		cl := c.client(via, 2+n%2, db, fmt.Sprintf("linear %d", n))
 		defer cl.Close()
 		all = append(all, cl)
 	}
-	end := c.now() + length
-	for round := 0; c.now() < end && ctx.Err() == nil; round++ {
+	for round := 0; more() && ctx.Err() == nil && !c.stop(); round++ {
 		hist := make([][]porcupine.Operation, keys)
 		var mu sync.Mutex
 		var wg sync.WaitGroup
@@ -65,7 +72,7 @@ func (c *check) linear(ctx context.Context, length time.Duration) {
 		}
 		wg.Wait()
 		for k := range hist {
-			c.rep.Linear += len(hist[k])
+			c.rep.judged(len(hist[k]))
 			switch porcupine.CheckOperationsTimeout(register, hist[k], 20*time.Second) {
 			case porcupine.Illegal:
 				c.rep.violation(kindLinear, fmt.Sprintf("%s, %d operations: %s", linearName(round, k), len(hist[k]), describe(hist[k])))

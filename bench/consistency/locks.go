@@ -48,8 +48,11 @@ func (c *check) contender(ctx context.Context, via, n int) {
 	}
 	for run := ctx; run.Err() == nil; {
 		ctx := context.WithoutCancel(run) // what was begun is finished
+		var err error
 		c.gate.RLock()
-		err := c.contend(ctx, cl, cached, r)
+		if !c.calm.Load() {
+			err = c.contend(ctx, cl, cached, r)
+		}
 		c.gate.RUnlock()
 		if err != nil {
 			c.rep.Errors.Add(1)

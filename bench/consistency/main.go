@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"syscall"
+	"time"
 
 	"github.com/redis/go-redis/v9"
 )
@@ -28,7 +30,8 @@ func run() int {
 	flag.DurationVar(&cfg.Duration, "duration", cfg.Duration, "of the traffic under faults")
 	flag.DurationVar(&cfg.Linear, "linear", cfg.Linear, "length of the phase that porcupine judges")
 	flag.BoolVar(&cfg.Faults, "faults", cfg.Faults, "inject faults")
-	flag.BoolVar(&cfg.Race, "race", cfg.Race, "build nearside with the race detector")
+	var race bool
+	flag.BoolVar(&race, "race", false, "build nearside with the race detector")
 	flag.StringVar(&cfg.Binary, "nearside", "", "a nearside to check instead of building one")
 	flag.IntVar(&cfg.Keys, "keys", cfg.Keys, "number of keys")
 	flag.Float64Var(&cfg.Skew, "skew", cfg.Skew, "1: all keys are used alike; more: some much more often")
@@ -39,21 +42,66 @@ func run() int {
 	flag.DurationVar(&cfg.Ping, "ping", cfg.Ping, "nearside's cache.ping")
 	flag.DurationVar(&cfg.Slack, "slack", cfg.Slack, "allowed beyond max_staleness")
 	flag.IntVar(&cfg.Sabotage.DropPush, "drop-push", 0, "sabotage: swallow one of so many invalidations")
+	flag.StringVar((*string)(&cfg.Mode), "mode", string(cfg.Mode), "tracking, keyspace, fenced or fenced-keyspace")
+	flag.Func("only", "one fault by its name; may be given several times", func(name string) error {
+		cfg.Only = append(cfg.Only, name)
+		return nil
+	})
+	flag.IntVar(&cfg.From, "from", 0, "number of the first fault")
+	flag.DurationVar(&cfg.LinkLag, "link-lag", 0, "that the link is always behind")
+	flag.DurationVar(&cfg.Jitter, "jitter", 0, "by which any chunk may come late, on all connections")
 	flag.DurationVar(&cfg.Sabotage.DelayPush, "delay-push", 0, "sabotage: invalidations come so much later than the PONGs after them")
 	flag.DurationVar(&cfg.Sabotage.AddPTTL, "add-pttl", 0, "sabotage: a fetch is told a life longer by this")
 	flag.BoolVar(&cfg.Sabotage.Thief, "thief", false, "sabotage: somebody deletes locks and counts in ledgers")
 	flag.BoolVar(&cfg.StopEarly, "stop-early", false, "end at the first violation")
+	soakCycles := flag.Int("soak", 0, "so many cycles, in several groups and all modes")
+	groups := flag.Int("groups", 3, "of a soak, side by side")
+	scale := flag.String("scale", "", "measure, with a comma between: latency, storm, ttl, linear, or all")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	rep, err := Run(ctx, cfg)
+	if cfg.Binary == "" {
+		dir, err := os.MkdirTemp("", "consistency")
+		if err != nil {
+			fmt.Fprintln(os.Stderr, "consistency:", err)
+			return 2
+		}
+		defer os.RemoveAll(dir)
+		cfg.Binary = filepath.Join(dir, "nearside")
+		var flags []string
+		if race {
+			flags = append(flags, "-race")
+		}
+		if err := build(ctx, cfg.Binary, flags...); err != nil {
+			fmt.Fprintln(os.Stderr, "consistency:", err)
+			return 2
+		}
+	}
+	var rep *Report
+	var err error
+	switch {
+	case *scale != "":
+		rep, err = runScale(ctx, cfg, *scale)
+	case *soakCycles > 0:
+		rep, err = runSoak(ctx, cfg, *soakCycles, *groups)
+	default:
+		rep, err = Run(ctx, cfg)
+	}
+	if rep != nil {
+		fmt.Print(rep)
+	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "consistency:", err)
 		return 2
 	}
-	fmt.Print(rep)
 	if rep.Violations() > 0 {
 		return 1
 	}
 	return 0
+}
+
+// runSoak soaks in groups that share one build of nearside.
+func runSoak(ctx context.Context, cfg Config, cycles, groups int) (*Report, error) {
+	cfg.Linear = time.Second
+	return (&soak{cycles: cycles, groups: groups, base: cfg}).run(ctx)
 }

@@ -22,8 +22,9 @@ var viaNames = [...]string{"direct", "A", "B", "world"}
 const (
 	kindPhantom     = "phantom"         // a value that was never written, or long ago
 	kindOwnWrite    = "read-your-write" // older than a write that this nearside has answered
-	kindMonotonic   = "monotonic"       // older than what this client has seen
+	kindMonotonic   = "monotonic"       // older than what this client has seen by the same command
 	kindBound       = "bound"           // overwritten longer ago than max_staleness
+	kindFenced      = "fenced"          // overwritten, or seen newer by anybody, before the question, under a fenced rule
 	kindTTL         = "ttl"             // after its end
 	kindTorn        = "torn"            // half old, half new
 	kindConvergence = "convergence"     // stale after quiet
@@ -33,8 +34,21 @@ const (
 	kindLock        = "lock"            // two holders, or a ledger that does not agree
 	kindGuarded     = "guarded"         // a lock's new holder read what was before the old one's write
 	kindLinear      = "linearizability"
-	kindRace        = "race" // the race detector spoke up, or nearside ended
+	kindRace        = "race"  // the race detector spoke up, or nearside ended
+	kindAudit       = "audit" // nearside's own auditor has found something
+	kindCount       = "count" // counters that do not agree
 )
+
+// kindsOfKeys are the types of Redis in use.
+const (
+	aString = iota
+	aHash   // fields a and b, always equal, and n, a number
+	aList
+	aCounter
+	kindsOfKeys
+)
+
+var letters = [kindsOfKeys]string{"s", "h", "l", "c"}
 
 // version is one state of a key. A key's writers take turns, so its versions
 // have one order, whatever way they took.
@@ -46,6 +60,7 @@ type version struct {
 	lo, hi  time.Duration // the end of its life lies between; 0: none
 	via     int
 	how     string
+	silent  bool // Redis tells nobody, so that even fenced reads learn of it within the bound only
 }
 
 const never = time.Duration(1) << 62
@@ -55,10 +70,17 @@ func (v *version) certain() bool { return v.hi == 0 && v.ack != never }
 
 func (v *version) expired(at time.Duration) bool { return v.lo != 0 && at >= v.lo }
 
+// head is a hash's field a.
+func (v *version) head() string {
+	a, _, _ := strings.Cut(v.payload, "#")
+	return a
+}
+
 // key is one key and its history.
 type key struct {
-	name string
-	hash bool
+	name  string
+	kind  int
+	mixed bool // MGETs ask for it too
 
 	turn sync.Mutex // one writer at a time
 
@@ -66,11 +88,12 @@ type key struct {
 	base    int // number of versions forgotten
 	vs      []version
 	acked   [2 + 1]int // the newest version answered through each nearside
+	seen    int        // the oldest version that anybody can still read, all reads being fenced
 	retired bool       // a write has an unknown outcome: nothing is known of it any more
 }
 
-func newKey(name string, hash bool, now time.Duration) *key {
-	return &key{name: name, hash: hash, vs: []version{{absent: true, call: now, ack: now, how: "born"}}}
+func newKey(name string, kind int, now time.Duration) *key {
+	return &key{name: name, kind: kind, vs: []version{{absent: true, call: now, ack: now, how: "born"}}}
 }
 
 // last is the newest version. Only for the one whose turn it is.
@@ -80,37 +103,50 @@ func (k *key) last() version {
 	return k.vs[len(k.vs)-1]
 }
 
-// begin notes a write that is about to be sent.
-func (k *key) begin(v version) {
+// begin notes a write that is about to be sent, and returns its number.
+func (k *key) begin(v version) int {
 	v.ack = never
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if len(k.vs) > 8192 {
-		k.base += 4096
-		k.vs = append([]version(nil), k.vs[4096:]...)
+	if len(k.vs) > 4096 {
+		k.base += 2048
+		k.vs = append([]version(nil), k.vs[2048:]...)
+	}
+	// Redis says nothing of the removal of what is not there: it does not bring the news of a silent change before.
+	if was := &k.vs[len(k.vs)-1]; was.silent && was.absent && v.absent {
+		v.silent = true
 	}
 	k.vs = append(k.vs, v)
+	return k.base + len(k.vs) - 1
 }
 
 // end notes its answer.
-func (k *key) end(now, px time.Duration) {
+func (k *key) end(n int, now, px time.Duration) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	v := &k.vs[len(k.vs)-1]
+	v := &k.vs[n-k.base]
 	v.ack = now
 	if px > 0 {
 		v.hi = now + px
 	}
 	if v.via == viaA || v.via == viaB {
-		k.acked[v.via] = k.base + len(k.vs) - 1
+		k.acked[v.via] = n
 	}
 }
 
-// undo forgets a write that was certainly not executed.
+// undo forgets the newest write, which was certainly not executed.
 func (k *key) undo() {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.vs = k.vs[:len(k.vs)-1]
+}
+
+// stays notes, before end, that the newest write has taken the key's life away.
+func (k *key) stays() {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	v := &k.vs[len(k.vs)-1]
+	v.lo, v.hi = 0, 0
 }
 
 func (k *key) retire() {
@@ -121,22 +157,42 @@ func (k *key) retire() {
 
 // view is what a reader must not fall behind, noted before it asks.
 type view struct {
-	own int
+	own  int // written through its nearside
+	seen int // seen by anybody; counts where all reads are fenced
 }
 
 func (k *key) look(via int) view {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if via == direct {
-		return view{}
+		return view{seen: k.seen}
 	}
-	return view{own: k.acked[via]}
+	return view{own: k.acked[via], seen: k.seen}
 }
+
+// saw notes what a fenced read has shown.
+func (k *key) saw(n int) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.seen = max(k.seen, n)
+}
+
+// part is how much of a value a command tells.
+type part int
+
+const (
+	whole part = iota
+	front      // its first bytes
+	field      // a hash's field a
+	size       // its length
+	being      // that there is one
+)
 
 // observation is what a reader got.
 type observation struct {
 	payload  string
-	prefix   int // 0: the whole value; else its first bytes
+	part     part
+	size     int
 	absent   bool
 	from, to time.Duration
 	via      int
@@ -150,16 +206,36 @@ func (o *observation) matches(v *version) bool {
 		return v.absent || v.expired(o.to)
 	case v.absent:
 		return false
-	case o.prefix > 0:
-		return v.payload[:min(o.prefix, len(v.payload))] == o.payload
+	}
+	switch o.part {
+	case front:
+		return v.payload[:min(headLen, len(v.payload))] == o.payload
+	case field:
+		return v.head() == o.payload
+	case size:
+		return len(v.payload) == o.size
+	case being:
+		return true
 	}
 	return v.payload == o.payload
 }
 
 // limits are the promises in numbers.
 type limits struct {
-	bound time.Duration // max_staleness and slack
-	ttl   time.Duration // how long after a value's end it may be answered
+	bound  time.Duration // max_staleness and slack
+	ttl    time.Duration // how long after a value's end it may be answered
+	fenced bool          // what was acknowledged or seen before the question counts at once
+}
+
+// due is the newest version that must be known to a reader that asks at that time.
+func (k *key) due(from time.Duration, lim limits) int {
+	for i := len(k.vs) - 1; i >= 0; i-- {
+		v := &k.vs[i]
+		if v.ack < from-lim.bound || lim.fenced && !v.silent && v.ack < from {
+			return k.base + i
+		}
+	}
+	return 0
 }
 
 // verdict is what an observation amounts to.
@@ -178,16 +254,10 @@ func (k *key) judge(o *observation, w view, floor int, lim limits) verdict {
 	if k.retired {
 		return verdict{seen: floor}
 	}
-	bound := 0
-	for i := len(k.vs) - 1; i >= 0; i-- {
-		if k.vs[i].ack < o.from-lim.bound {
-			bound = k.base + i
-			break
-		}
-	}
-	least := max(bound, w.own, floor)
-	if least < k.base {
-		least = k.base
+	due := k.due(o.from, lim)
+	least := max(due, w.own, floor, k.base)
+	if lim.fenced {
+		least = max(least, w.seen)
 	}
 	found, newest := -1, -1
 	for i := len(k.vs) - 1; i >= least-k.base; i-- {
@@ -201,6 +271,9 @@ func (k *key) judge(o *observation, w view, floor int, lim limits) verdict {
 	}
 	if found >= 0 {
 		d := verdict{seen: found}
+		if k.vs[found-k.base].silent { // one answer may know of it and the next one not
+			d.seen = floor
+		}
 		if next := newest - k.base + 1; next < len(k.vs) && k.vs[next].ack < o.from {
 			d.stale = o.from - k.vs[next].ack
 		}
@@ -214,6 +287,7 @@ func (k *key) judge(o *observation, w view, floor int, lim limits) verdict {
 		}
 	}
 	d := verdict{seen: floor}
+	bound := k.due(o.from, limits{bound: lim.bound})
 	switch {
 	case got < 0:
 		d.kind = kindPhantom
@@ -223,12 +297,28 @@ func (k *key) judge(o *observation, w view, floor int, lim limits) verdict {
 		d.kind = kindBound
 	case got < w.own:
 		d.kind = kindOwnWrite
-	default:
+	case got < floor:
 		d.kind = kindMonotonic
+	default:
+		d.kind = kindFenced
 	}
+	d.trace = k.trace(o, got, fmt.Sprintf("at least %d was due (bound %d, written through it %d, seen before by this client %d, fenced %d, seen by anybody %d)",
+		least, bound, w.own, floor, due, w.seen))
+	return d
+}
+
+// trace tells an observation and the history around it.
+func (k *key) trace(o *observation, got int, why string) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%s %s by %s at %v..%v got %s, version %d; at least %d was due (bound %d, written through it %d, seen before %d)\n",
-		o.cmd, k.name, o.who, o.from, o.to, show(o.payload, o.absent), got, least, bound, w.own, floor)
+	answer := show(o.payload, o.absent)
+	switch {
+	case o.absent:
+	case o.part == size:
+		answer = fmt.Sprint(o.size)
+	case o.part == being:
+		answer = "that it is there"
+	}
+	fmt.Fprintf(&b, "%s %s by %s at %v..%v got %s, version %d; %s\n", o.cmd, k.name, o.who, o.from, o.to, answer, got, why)
 	from := max(0, len(k.vs)-10)
 	if got >= 0 {
 		from = max(0, min(from, got-k.base-1))
@@ -245,8 +335,7 @@ func (k *key) judge(o *observation, w view, floor int, lim limits) verdict {
 		}
 		b.WriteByte('\n')
 	}
-	d.trace = b.String()
-	return d
+	return b.String()
 }
 
 func show(payload string, absent bool) string {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
@@ -13,6 +14,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -106,6 +108,9 @@ type redisServer struct {
 }
 
 func newRedis(dir string) (*redisServer, error) {
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		return nil, err
+	}
 	addr, err := freePort()
 	if err != nil {
 		return nil, err
@@ -119,7 +124,7 @@ func (s *redisServer) start() error {
 	_, port, _ := net.SplitHostPort(s.addr)
 	var err error
 	if s.p, err = startProcess("redis-server", "--port", port, "--bind", "127.0.0.1", "--dir", s.dir, "--save", "",
-		"--appendonly", "no", "--dbfilename", "dump.rdb"); err != nil {
+		"--appendonly", "no", "--dbfilename", "dump.rdb", "--repl-diskless-sync-delay", "0", "--busy-reply-threshold", "100"); err != nil {
 		return err
 	}
 	for range 4000 {
@@ -158,18 +163,14 @@ func sources() string {
 }
 
 // build builds the nearside that is checked.
-func build(ctx context.Context, dir string, race bool) (string, error) {
-	bin := filepath.Join(dir, "nearside")
-	args := []string{"build", "-o", bin}
-	if race {
-		args = append(args, "-race")
-	}
+func build(ctx context.Context, bin string, flags ...string) error {
+	args := append([]string{"build", "-o", bin}, flags...)
 	cmd := exec.CommandContext(ctx, "go", append(args, "./cmd/nearside")...)
 	cmd.Dir = sources()
 	if out, err := cmd.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("nearside cannot be built: %w\n%s", err, out)
+		return fmt.Errorf("nearside cannot be built: %w\n%s", err, out)
 	}
-	return bin, nil
+	return nil
 }
 
 // nearside is one instance and its relay.
@@ -180,10 +181,10 @@ type nearside struct {
 	p           *process
 }
 
-func newNearside(name, bin, dir, redis string, cfg Config) (*nearside, error) {
+func newNearside(name, bin, dir, redis string, cfg *Config) (*nearside, error) {
 	n := &nearside{name: name}
 	var err error
-	if n.relay, err = newRelay(redis, cfg.Sabotage); err != nil {
+	if n.relay, err = newRelay(redis, cfg); err != nil {
 		return nil, err
 	}
 	if n.addr, err = freePort(); err != nil {
@@ -191,6 +192,13 @@ func newNearside(name, bin, dir, redis string, cfg Config) (*nearside, error) {
 	}
 	if n.admin, err = freePort(); err != nil {
 		return nil, err
+	}
+	source, consistency := "tracking", "bounded"
+	if cfg.Mode.keyspace() {
+		source = "keyspace"
+	}
+	if cfg.Mode.fenced() {
+		consistency = "fenced"
 	}
 	file := filepath.Join(dir, name+".yaml")
 	text := fmt.Sprintf(`
@@ -204,13 +212,16 @@ locks:
 cache:
   db: 1
   ttl: 10m
-  memory: 64MiB
+  memory: %dMiB
   max_staleness: %s
   ping: %s
-  link: tracking
+  link: %s
+  keyspace_events: set
+  audit: {one_in: %d, per_second: 200}
   rules:
     - prefix: "product:"
-`, n.addr, n.admin, n.relay.addr(), cfg.MaxStaleness, cfg.Ping)
+      consistency: %s
+`, n.addr, n.admin, n.relay.addr(), cfg.MemoryMiB, cfg.MaxStaleness, cfg.Ping, source, cfg.AuditOneIn, consistency)
 	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 		return nil, err
 	}
@@ -253,6 +264,32 @@ func (n *nearside) hits(ctx context.Context) (hits, total int64, err error) {
 		return 0, 0, errors.New("/cache/metrics does not know the rule")
 	}
 	return m.Hits, m.Hits + m.Misses, nil
+}
+
+// metrics asks /metrics for everything whose name begins in this way.
+func (n *nearside) metrics(ctx context.Context, prefix string) (map[string]float64, error) {
+	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+n.admin+"/metrics", http.NoBody)
+	if err != nil {
+		return nil, err
+	}
+	res, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return nil, err
+	}
+	defer res.Body.Close()
+	all := map[string]float64{}
+	for lines := bufio.NewScanner(res.Body); lines.Scan(); {
+		name, value, _ := strings.Cut(lines.Text(), " ")
+		if !strings.HasPrefix(name, prefix) {
+			continue
+		}
+		if all[name], err = strconv.ParseFloat(value, 64); err != nil {
+			return nil, err
+		}
+	}
+	return all, nil
 }
 
 // lastWords is the end of a process's log.

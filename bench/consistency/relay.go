@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"strconv"
 	"sync"
@@ -19,12 +20,13 @@ type scope int32
 const (
 	nobody scope = iota
 	onlyLink
+	onlyData
 	everyone
 )
 
-func (s scope) holds(link bool) bool { return s == everyone || s == onlyLink && link }
-
-func (s scope) String() string { return [...]string{"nobody", "link", "all"}[s] }
+func (s scope) holds(link bool) bool {
+	return s == everyone || s == onlyLink && link || s == onlyData && !link
+}
 
 // sabotage is what a relay does to make a nearside wrong.
 type sabotage struct {
@@ -32,47 +34,85 @@ type sabotage struct {
 	DelayPush time.Duration // pushes arrive so much later than what follows them
 	AddPTTL   time.Duration // what the PTTL of a fetch is exaggerated by
 	Thief     bool          // somebody deletes locks and counts in ledgers (not the relay's doing)
+	Count     bool          // no sabotage: invalidations are counted
 }
+
+// looks tells whether the relay must look into what it carries.
+func (s sabotage) looks() bool { return s.DropPush > 0 || s.DelayPush > 0 || s.AddPTTL > 0 || s.Count }
 
 // relay stands between a nearside and Redis.
 type relay struct {
 	ln     net.Listener
-	target string
+	target atomic.Pointer[string]
 	sab    sabotage
+	lag    time.Duration // that what Redis says on the link is always held
 
 	refuse    atomic.Int32 // scope: new connections are closed, as soon as they are recognised
 	blackhole atomic.Int32 // scope: nothing gets through, nothing is closed
 	delay     atomic.Int64 // nanoseconds that everything is held in each direction
+	jitter    atomic.Int64 // nanoseconds: each connection is held by a share of this that changes all the time
+	narrow    atomic.Bool  // the kernel is to hold little for connections from now on
+
+	catch atomic.Pointer[catch]
 
 	pushes  atomic.Int64 // invalidations seen
+	keys    atomic.Int64 // in them
 	dropped atomic.Int64
 	links   atomic.Int64 // connections recognised as links
+	reached atomic.Int64 // data connections that have been answered since target was set
 
 	mu    sync.Mutex
 	pairs map[*pair]struct{}
+}
+
+// catch holds what Redis says on the connection that has carried a word, from then on.
+type catch struct {
+	word    []byte
+	holds   chan struct{} // closed when there is something to hold
+	release chan struct{} // to be closed when it may go on
 }
 
 // pair is one connection through the relay.
 type pair struct {
 	r        *relay
 	down, up *net.TCPConn // towards nearside, towards Redis
+	to       *string      // where up leads
 	link     atomic.Bool
-	seen     int // bytes searched for CLIENT TRACKING
+	caught   atomic.Pointer[catch]
+	said     bool // something has come from Redis
+	seen     int  // bytes searched for what only a link says
 	tail     []byte
 	write    sync.Mutex // of down
 }
 
-func newRelay(target string, sab sabotage) (*relay, error) {
+func newRelay(target string, cfg *Config) (*relay, error) {
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return nil, err
 	}
-	r := &relay{ln: ln, target: target, sab: sab, pairs: map[*pair]struct{}{}}
+	r := &relay{ln: ln, sab: cfg.Sabotage, lag: cfg.LinkLag, pairs: map[*pair]struct{}{}}
+	r.jitter.Store(int64(cfg.Jitter))
+	r.redirect(target)
 	go r.accept()
 	return r, nil
 }
 
 func (r *relay) addr() string { return r.ln.Addr().String() }
+
+// redirect has new connections lead to another server.
+func (r *relay) redirect(target string) {
+	r.target.Store(&target)
+	r.reached.Store(0)
+}
+
+// hold is for how long something is held now.
+func (p *pair) hold() time.Duration {
+	d := time.Duration(p.r.delay.Load())
+	if j := p.r.jitter.Load(); j > 0 {
+		d += time.Duration(rand.Int64N(j))
+	}
+	return d
+}
 
 func (r *relay) accept() {
 	for {
@@ -89,12 +129,16 @@ func (r *relay) serve(down *net.TCPConn) {
 		_ = down.Close()
 		return
 	}
-	c, err := net.DialTimeout("tcp", r.target, time.Second)
+	to := r.target.Load()
+	c, err := net.DialTimeout("tcp", *to, time.Second)
 	if err != nil {
 		_ = down.Close()
 		return
 	}
-	p := &pair{r: r, down: down, up: c.(*net.TCPConn)}
+	p := &pair{r: r, to: to, down: down, up: c.(*net.TCPConn)}
+	if r.narrow.Load() {
+		_ = p.up.SetReadBuffer(4 << 10)
+	}
 	r.mu.Lock()
 	r.pairs[p] = struct{}{}
 	r.mu.Unlock()
@@ -122,14 +166,18 @@ func (p *pair) requests() {
 		n, err := p.down.Read(b)
 		if n > 0 {
 			p.recognise(b[:n])
-			if scope(p.r.refuse.Load()).holds(p.link.Load()) {
+			// A connection that is not recognised yet may become a link.
+			if s := scope(p.r.refuse.Load()); s == everyone || s == onlyLink && p.link.Load() || s == onlyData && !p.link.Load() && p.seen > 512 {
 				p.close()
 				return
 			}
 			if !p.pass() {
 				return
 			}
-			out.send(bytes.Clone(b[:n]), time.Duration(p.r.delay.Load()))
+			if c := p.r.catch.Load(); c != nil && bytes.Contains(b[:n], c.word) && p.r.catch.CompareAndSwap(c, nil) {
+				p.caught.Store(c)
+			}
+			out.send(bytes.Clone(b[:n]), p.hold())
 		}
 		if err != nil {
 			if !errors.Is(err, io.EOF) {
@@ -140,19 +188,23 @@ func (p *pair) requests() {
 	}
 }
 
-var tracking = []byte("TRACKING\r\n")
+// Only a link says one of these, in the order of the modes.
+var ofLinks = [][]byte{[]byte("TRACKING\r\n"), []byte("PSUBSCRIBE\r\n"), []byte("NOTIFY-KEYSPACE-EVENTS\r\n")}
 
-// recognise finds CLIENT TRACKING in the first bytes of a connection.
+// recognise looks for what makes a link in the first bytes of a connection.
 func (p *pair) recognise(b []byte) {
 	if p.link.Load() || p.seen > 4096 {
 		return
 	}
 	p.seen += len(b)
 	p.tail = append(p.tail, bytes.ToUpper(b)...)
-	if bytes.Contains(p.tail, tracking) {
-		p.link.Store(true)
-		p.r.links.Add(1)
-		p.tail = nil
+	for _, words := range ofLinks {
+		if bytes.Contains(p.tail, words) {
+			p.link.Store(true)
+			p.r.links.Add(1)
+			p.tail = nil
+			return
+		}
 	}
 }
 
@@ -178,7 +230,7 @@ func (p *pair) replies() {
 	late := newHolder(p.toClient, nil)
 	defer late.end()
 	in := bufio.NewReaderSize(p.up, 64<<10)
-	raw := p.r.sab == sabotage{Thief: p.r.sab.Thief}
+	raw := !p.r.sab.looks()
 	b := make([]byte, 64<<10)
 	for {
 		var f []byte
@@ -199,9 +251,21 @@ func (p *pair) replies() {
 		if !p.pass() {
 			return
 		}
-		delay := time.Duration(p.r.delay.Load())
+		if c := p.caught.Swap(nil); c != nil {
+			close(c.holds)
+			<-c.release
+		}
+		delay := p.hold()
+		if p.link.Load() {
+			delay += p.r.lag
+		}
+		if !p.said && !p.link.Load() && p.to == p.r.target.Load() {
+			p.said = true
+			p.r.reached.Add(1)
+		}
 		if !raw && isInvalidation(f) {
 			n := p.r.pushes.Add(1)
+			p.r.keys.Add(invalidated(f))
 			if d := p.r.sab.DropPush; d > 0 && n%int64(d) == 0 {
 				p.r.dropped.Add(1)
 				continue
@@ -287,6 +351,18 @@ func (r *relay) halfClose(s scope) {
 	}
 }
 
+// linkAddrs are the addresses from which the links come, for Redis.
+func (r *relay) linkAddrs() (addrs []string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for p := range r.pairs {
+		if p.link.Load() {
+			addrs = append(addrs, p.up.LocalAddr().String())
+		}
+	}
+	return addrs
+}
+
 func (r *relay) close() {
 	_ = r.ln.Close()
 	r.blackhole.Store(0)
@@ -336,6 +412,16 @@ func readFrame(in *bufio.Reader, b []byte) ([]byte, error) {
 
 func isInvalidation(f []byte) bool {
 	return bytes.HasPrefix(f, []byte(">2\r\n$10\r\ninvalidate\r\n"))
+}
+
+// invalidated is the number of keys in an invalidation.
+func invalidated(f []byte) int64 {
+	rest := f[len(">2\r\n$10\r\ninvalidate\r\n"):]
+	if rest[0] != '*' {
+		return 0 // null: everything
+	}
+	n, _ := strconv.ParseInt(string(rest[1:bytes.IndexByte(rest, '\r')]), 10, 64)
+	return n
 }
 
 // exaggerate adds to the PTTL at the end of a fetch's EXEC reply.

@@ -15,11 +15,16 @@ type Report struct {
 	Locks, Contended               atomic.Int64 // acquisitions; attempts that found the lock taken
 	Linear                         int          // operations given to porcupine
 	Cycles                         map[string]int
-	Compared                       int64 // keys compared after quiet
+	Ways                           map[string]int // of writing
+	Compared                       int64          // keys compared after quiet
+	Audited                        int64          // hits that nearside has compared itself, and confirmed
 	Hits, Asked                    [2]int64
 	Pushes, Dropped                [2]int64
 	Notes                          map[string]int // what is no violation, but worth a look
+	Figures                        []string       // of scale runs
 	Took                           time.Duration
+
+	violated chan struct{} // closed at the first violation
 
 	mu      sync.Mutex
 	kinds   map[string]int
@@ -29,12 +34,18 @@ type Report struct {
 }
 
 func newReport() *Report {
-	return &Report{Cycles: map[string]int{}, Notes: map[string]int{}, kinds: map[string]int{}, first: map[string]string{}}
+	return &Report{
+		Cycles: map[string]int{}, Ways: map[string]int{}, Notes: map[string]int{}, violated: make(chan struct{}),
+		kinds: map[string]int{}, first: map[string]string{},
+	}
 }
 
 func (r *Report) violation(kind, trace string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if len(r.kinds) == 0 {
+		close(r.violated)
+	}
 	r.kinds[kind]++
 	if r.first[kind] == "" {
 		r.first[kind] = trace
@@ -48,6 +59,67 @@ func (r *Report) note(what, trace string) {
 	if r.Notes[what] == 1 {
 		r.first["note: "+what] = trace
 	}
+}
+
+func (r *Report) judged(operations int) {
+	r.mu.Lock()
+	r.Linear += operations
+	r.mu.Unlock()
+}
+
+func (r *Report) wrote(way string) {
+	r.mu.Lock()
+	r.Ways[way]++
+	r.mu.Unlock()
+}
+
+func (r *Report) cycle(fault string) {
+	r.mu.Lock()
+	r.Cycles[fault]++
+	r.mu.Unlock()
+}
+
+// add adds another run's report.
+func (r *Report) add(o *Report) {
+	r.Reads.Add(o.Reads.Load())
+	r.Writes.Add(o.Writes.Load())
+	r.Errors.Add(o.Errors.Load())
+	r.Unknown.Add(o.Unknown.Load())
+	r.Locks.Add(o.Locks.Load())
+	r.Contended.Add(o.Contended.Load())
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	r.Linear += o.Linear
+	r.Compared += o.Compared
+	r.Audited += o.Audited
+	for i := range r.Hits {
+		r.Hits[i] += o.Hits[i]
+		r.Asked[i] += o.Asked[i]
+		r.Pushes[i] += o.Pushes[i]
+		r.Dropped[i] += o.Dropped[i]
+		r.stalest[i] = max(r.stalest[i], o.stalest[i])
+	}
+	for _, m := range []struct{ to, from map[string]int }{{r.Cycles, o.Cycles}, {r.Ways, o.Ways}, {r.Notes, o.Notes}, {r.kinds, o.kinds}} {
+		for k, n := range m.from {
+			m.to[k] += n
+		}
+	}
+	for k, trace := range o.first {
+		if r.first[k] == "" {
+			r.first[k] = trace
+		}
+	}
+	r.visible = append(r.visible, o.visible...)
+	r.Figures = append(r.Figures, o.Figures...)
+}
+
+// figure adds a line of what was measured.
+func (r *Report) figure(format string, a ...any) {
+	r.mu.Lock()
+	r.Figures = append(r.Figures, fmt.Sprintf(format, a...))
+	r.mu.Unlock()
 }
 
 func (r *Report) stale(d time.Duration, faulty bool) {
@@ -83,6 +155,9 @@ func (r *Report) String() string {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	var b strings.Builder
+	for _, line := range r.Figures {
+		fmt.Fprintln(&b, line)
+	}
 	fmt.Fprintf(&b, "took            %v\n", r.Took.Round(time.Millisecond))
 	fmt.Fprintf(&b, "operations      %d reads, %d writes, %d errors (%d of them writes of unknown outcome), %d for porcupine\n",
 		r.Reads.Load(), r.Writes.Load(), r.Errors.Load(), r.Unknown.Load(), r.Linear)
@@ -94,7 +169,9 @@ func (r *Report) String() string {
 		}
 		b.WriteByte('\n')
 	}
-	fmt.Fprintf(&b, "cycles          %s; %d comparisons after quiet\n", counts(r.Cycles), r.Compared)
+	fmt.Fprintf(&b, "cycles          %s\n", counts(r.Cycles))
+	fmt.Fprintf(&b, "compared        %d keys after quiet; %d hits by the auditor\n", r.Compared, r.Audited)
+	fmt.Fprintf(&b, "writes          %s\n", counts(r.Ways))
 	slices.Sort(r.visible)
 	if n := len(r.visible); n > 0 {
 		fmt.Fprintf(&b, "write elsewhere to visible, healthy: p50 %v, p99 %v, max %v of %d\n",

@@ -8,6 +8,9 @@
 //	values.go    one parser for each kind of value
 //	check.go     what is wrong between values
 //	embedded.go  the Redis for trying it out
+//	memory.go    what the process may take
+//	health.go    -health: asking the one that runs
+//	notify.go    systemd: ready, stopping, alive
 package main
 
 import (
@@ -19,7 +22,6 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
-	"runtime/debug"
 	"syscall"
 
 	"nearside/proxy"
@@ -46,6 +48,15 @@ func run(args []string, getenv func(string) string, stdout, stderr io.Writer) in
 	}
 	if o.version {
 		fmt.Fprintln(stdout, versionLine())
+		return exitFine
+	}
+	if o.health {
+		answer, err := askHealth(context.Background(), o)
+		if err != nil {
+			complain(stderr, err)
+			return exitError
+		}
+		fmt.Fprintln(stdout, answer)
 		return exitFine
 	}
 
@@ -90,9 +101,9 @@ func serve(s *settings, embedded bool, stdout, stderr io.Writer) error {
 	defer cancel()
 
 	cfg := s.cfg
-	limitMemory(cfg.Memory, cfg.Buffers)
 	cfg.Version = buildVersion()
 	cfg.Log = newLogger(stderr, s.logLevel, s.logFormat)
+	limitMemory(cfg.Memory, cfg.Buffers, os.DirFS("/"), cfg.Log)
 	if embedded {
 		stop, err := startEmbedded(&cfg)
 		if err != nil {
@@ -115,16 +126,15 @@ func serve(s *settings, embedded bool, stdout, stderr io.Writer) error {
 	if embedded {
 		greet(stdout, p.Addrs(), p.AdminAddr(), &cfg)
 	}
-	return <-done
-}
-
-// limitMemory makes the garbage collector work harder before the process leaves
-// its stated bound: 2×memory and 256 MiB (or more, with larger buffers). GOMEMLIMIT overrides it.
-func limitMemory(memory, buffers int64) {
-	if os.Getenv("GOMEMLIMIT") == "" {
-		const others = 64 * miB // stacks, sessions, and what the collector is late with
-		debug.SetMemoryLimit(2*memory + buffers + others)
-	}
+	ended, told := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(told)
+		newSupervisor(os.Getenv, os.Getpid()).follow(ctx, p, cfg.Log, ended)
+	}()
+	err = <-done
+	close(ended)
+	<-told
+	return err
 }
 
 // untilSignal is done at the first SIGINT or SIGTERM; the second ends the

@@ -161,8 +161,13 @@ func (l *lockedBuffer) String() string {
 
 func launch(t *testing.T, args ...string) *running {
 	t.Helper()
+	return launchWith(t, nil, args...)
+}
+
+func launchWith(t *testing.T, env []string, args ...string) *running {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-	r := &running{cmd: command(ctx, nil, args...), stderr: &lockedBuffer{}}
+	r := &running{cmd: command(ctx, env, args...), stderr: &lockedBuffer{}}
 	r.cmd.Stderr = r.stderr
 	out, err := r.cmd.StdoutPipe()
 	if err != nil {

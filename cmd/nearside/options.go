@@ -12,6 +12,7 @@ type options struct {
 	config    string
 	test      bool
 	version   bool
+	health    bool
 	overrides []override // at most one for each key
 }
 
@@ -52,6 +53,7 @@ func parseOptions(args []string, getenv func(string) string, stderr io.Writer) (
 	fs.StringVar(&o.config, "config", "", "read the configuration from `FILE` (environment NEARSIDE_CONFIG)")
 	fs.BoolVar(&o.test, "t", false, "check the configuration and exit")
 	fs.BoolVar(&o.version, "version", false, "print the version and exit")
+	fs.BoolVar(&o.health, "health", false, "ask the nearside that runs at the admin address for /healthz; exit 0 if it is alive")
 	fs.String("redis", "", "`URL` of the Redis behind nearside (NEARSIDE_REDIS)")
 	fs.String("listen", "", "`ADDRESSES` for clients, separated by commas; also unix:/path (NEARSIDE_LISTEN)")
 	fs.String("admin", "", "`ADDRESS` of the HTTP endpoints; \"\" switches them off (NEARSIDE_ADMIN)")
