@@ -40,7 +40,8 @@ type Config struct {
 	From     int      // the first of the faults
 	Only     []string // names of faults; nil: all
 	Warm     time.Duration
-	Binary   string // nearside
+	Between  time.Duration // healthy time after each cycle
+	Binary   string        // nearside
 
 	Keys         int
 	Skew         float64 // 1: all keys are used alike; more: some are used much more often
@@ -48,6 +49,7 @@ type Config struct {
 	Readers      int     // per nearside
 	Contenders   int     // per way
 	Locks        int
+	Probers      int
 	MaxStaleness time.Duration
 	Ping         time.Duration
 	Slack        time.Duration
@@ -70,7 +72,7 @@ type Config struct {
 func Defaults() Config {
 	return Config{
 		Seed: 1, Mode: Tracking, Duration: 30 * time.Second, Linear: 5 * time.Second, Faults: true, Warm: 1200 * time.Millisecond,
-		Keys: 160, Skew: 3, Writers: 2, Readers: 3, Contenders: 2, Locks: 2,
+		Keys: 160, Skew: 3, Writers: 2, Readers: 3, Contenders: 2, Locks: 2, Probers: 1,
 		MaxStaleness: 300 * time.Millisecond, Ping: 50 * time.Millisecond, Slack: 20 * time.Millisecond, TTLSlack: 2 * time.Millisecond,
 		WritePause: 4 * time.Millisecond, LockPause: 8 * time.Millisecond, ReadPause: 100 * time.Microsecond, ProbePause: 5 * time.Millisecond,
 		MemoryMiB: 64, AuditOneIn: 10, Log: io.Discard,
@@ -247,7 +249,9 @@ func (c *check) work(ctx context.Context, wg *sync.WaitGroup) {
 	for n := range pairs {
 		wg.Go(func() { c.pairWriter(ctx, n) })
 	}
-	wg.Go(func() { c.prober(ctx) })
+	for n := range c.cfg.Probers {
+		wg.Go(func() { c.prober(ctx, n) })
+	}
 	if c.cfg.Sabotage.Thief {
 		wg.Go(func() { c.thief(ctx) })
 	}
@@ -287,6 +291,7 @@ func (c *check) traffic(ctx context.Context) error {
 		}
 		c.converged(ctx)
 		c.rep.cycle(name)
+		c.healthyFor(ctx, c.cfg.Between)
 		fmt.Fprintf(c.cfg.Log, "%7.1fs %s cycle %d: %s; %d reads, %d writes, %d violations\n",
 			c.now().Seconds(), c.cfg.Mode, cycle+1, name, c.rep.Reads.Load(), c.rep.Writes.Load(), c.rep.Violations())
 	}

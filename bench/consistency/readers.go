@@ -326,8 +326,8 @@ func (c *check) pairWriter(ctx context.Context, n int) {
 }
 
 // prober measures how long a write made at Redis itself takes to be seen.
-func (c *check) prober(ctx context.Context) {
-	at, cl := c.client(direct, 3, 1, "prober"), c.client(viaA, 3, 0, "prober")
+func (c *check) prober(ctx context.Context, number int) {
+	at, cl := c.client(direct, 3, 1, "prober"), c.client(viaA+number%2, 3, 0, "prober")
 	defer at.Close()
 	defer cl.Close()
 	for n, run := 0, ctx; run.Err() == nil; n++ {
@@ -335,7 +335,7 @@ func (c *check) prober(ctx context.Context) {
 		func() {
 			c.gate.RLock()
 			defer c.gate.RUnlock()
-			name, want := fmt.Sprintf("product:probe:%d", n%8), fmt.Sprint(n)
+			name, want := fmt.Sprintf("product:probe:%d:%d", number, n%8), fmt.Sprint(n)
 			cl.Get(ctx, name)
 			cl.Get(ctx, name)
 			fault := c.faultEnd.Load()

@@ -96,7 +96,9 @@ func (c *check) latency(ctx context.Context) error {
 	work, cancel := context.WithTimeout(ctx, 20*time.Second)
 	defer cancel()
 	var wg sync.WaitGroup
-	wg.Go(func() { c.prober(work) })
+	for n := range 2 {
+		wg.Go(func() { c.prober(work, n) })
+	}
 	var bounds []time.Duration
 	cl := c.client(viaA, 3, 0, "bound")
 	defer cl.Close()
