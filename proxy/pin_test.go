@@ -110,8 +110,10 @@ func TestSubscriptionLost(t *testing.T) {
 	sub, c := n.dial(), n.dial()
 	sub.Do("SUBSCRIBE", "a")
 	want(t, c, "OK", "SET", "x", "1")
+	reconnects := n.link.Stats().Reconnects
 	relay.Cut()
 	sub.Closed()
+	n.eventually("the link was made anew", func() bool { return n.link.Stats().Reconnects > reconnects })
 	n.awaitLink()
 	want(t, c, "1", "GET", "x")
 }
