@@ -358,5 +358,3 @@ func (q *question) request() (req []byte, proto int, ok bool) {
 	}
 	return req, proto, true
 }
-
-func isError(b []byte) bool { return len(b) == 0 || b[0] == '-' || b[0] == '!' }

@@ -274,7 +274,7 @@ func fetched(b []byte, keys int) (reply []byte, lives []int64) {
 		return rest, nil
 	}
 	reply, rest = origin.Split(rest)
-	if reply[0] == '-' || reply[0] == '!' {
+	if isError(reply) {
 		return reply, nil
 	}
 	lives = make([]int64, 0, 1)

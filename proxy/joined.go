@@ -92,7 +92,7 @@ func (s *session) everywhere(merge func([][]byte) []byte) plan {
 // firstError returns the first error among replies.
 func firstError(replies [][]byte) []byte {
 	for _, r := range replies {
-		if len(r) == 0 || r[0] == '-' || r[0] == '!' {
+		if isError(r) {
 			return r
 		}
 	}

@@ -71,13 +71,10 @@ func (s *session) flushCache() {
 	if !s.awaitAnswers() {
 		return
 	}
-	if len(s.args) == 2 || string(s.args[2]) == "*" {
-		p.l1.InvalidateAll()
-		p.m.invalidated(sourceOperator)
-		s.replyString(replyOK)
-		return
+	pattern := []byte("*")
+	if len(s.args) == 3 {
+		pattern = s.args[2]
 	}
-	pattern := s.args[2]
 	p.m.invalidated(sourceOperator)
 	p.forgetPattern(pattern)
 	s.replyString(replyOK)
@@ -123,6 +120,7 @@ func (s *session) explain(key []byte) []string {
 	if !cacheable {
 		return lines
 	}
+	at, out := p.quarantine.since(rule.ID)
 	switch {
 	case !s.acl.mayFetch(p.l1, now):
 		line("route", "passed to Redis: this Redis user may not run MULTI, EXEC or PTTL, so nothing is cached for it")
@@ -132,8 +130,7 @@ func (s *session) explain(key []byte) []string {
 		line("route", "passed to Redis: ACL LIST has not shown for 2 s that this Redis user's rights are unchanged")
 		line("reason", bypassUser)
 		return lines
-	case p.quarantine.holds([]policy.Key{{Rule: rule}}):
-		at, _ := p.quarantine.since(rule.ID)
+	case out:
 		line("route", "passed to Redis: the auditor has taken the rule out of the cache")
 		line("reason", bypassAudit)
 		line("taken_out", at.UTC().Format(time.RFC3339))

@@ -97,21 +97,18 @@ func (s *session) readOrStale(raw []byte) bool {
 // anything is missing or known to be out of date.
 func (s *session) heldEntries() []*l1.Entry {
 	p, d := s.p, &s.d
-	if d.Cmd != p.mget {
-		if len(d.Keys) != 1 {
-			return nil
-		}
-		k := &d.Keys[0]
-		e, miss := p.l1.Get(s.cacheID(d.DB, d.Cmd.Name, s.args[1:]), s.args[k.Pos], k.Rule.ID, s.now)
-		if miss != l1.Hit {
-			return nil
-		}
-		return []*l1.Entry{e}
+	many := d.Cmd == p.mget
+	if !many && len(d.Keys) != 1 {
+		return nil
 	}
 	held := make([]*l1.Entry, 0, len(d.Keys))
 	for i := range d.Keys {
 		k := &d.Keys[i]
-		e, miss := p.l1.Get(s.cacheID(d.DB, "get", s.args[k.Pos:k.Pos+1]), s.args[k.Pos], k.Rule.ID, s.now)
+		name, args := d.Cmd.Name, s.args[1:]
+		if many {
+			name, args = "get", s.args[k.Pos:k.Pos+1]
+		}
+		e, miss := p.l1.Get(s.cacheID(d.DB, name, args), s.args[k.Pos], k.Rule.ID, s.now)
 		if miss != l1.Hit {
 			return nil
 		}
@@ -177,9 +174,6 @@ func finishStale(sl *slot, b []byte, err error) []byte {
 
 // cannotAnswer tells whether the reply says that the origin cannot answer any read now.
 func cannotAnswer(b []byte) bool {
-	if len(b) == 0 || b[0] != '-' {
-		return false
-	}
 	for _, code := range [...]string{"-LOADING ", "-BUSY ", "-MASTERDOWN "} {
 		if bytes.HasPrefix(b, []byte(code)) {
 			return true

@@ -127,3 +127,6 @@ func textReply(proto int, text string) []byte {
 	b = append(b, text...)
 	return append(b, "\r\n"...)
 }
+
+// isError tells whether a reply is an error, in either form, or none at all.
+func isError(b []byte) bool { return len(b) == 0 || b[0] == '-' || b[0] == '!' }

@@ -158,7 +158,7 @@ func (sl *slot) settle(b []byte, err error) {
 	case writeEvery:
 		p.l1.EndAll()
 	}
-	if sl.untold && err == nil && len(b) > 0 && b[0] != '-' {
+	if sl.untold && err == nil && !isError(b) {
 		p.announce()
 	}
 }

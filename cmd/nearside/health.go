@@ -9,8 +9,6 @@ import (
 	"net/http"
 	"strings"
 	"time"
-
-	"nearside/configs"
 )
 
 const (
@@ -51,15 +49,7 @@ func adminOf(o *options) (string, error) {
 		}
 		return admin, nil
 	}
-	name, data := sampleName, configs.Sample
-	if o.config != "" {
-		var err error
-		name = o.config
-		if data, err = readConfig(name); err != nil {
-			return "", err
-		}
-	}
-	s, err := parse(name, data)
+	s, err := parseFile(o)
 	if err != nil {
 		return "", err
 	}

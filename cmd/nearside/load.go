@@ -19,15 +19,7 @@ const sampleName = "configs/nearside.yaml"
 
 // load reads the configuration and lets the overrides replace what it says.
 func load(o *options) (*settings, error) {
-	name, data := sampleName, configs.Sample
-	if o.config != "" {
-		var err error
-		name = o.config
-		if data, err = readConfig(name); err != nil {
-			return nil, err
-		}
-	}
-	s, err := parse(name, data)
+	s, err := parseFile(o)
 	if err != nil {
 		return nil, err
 	}
@@ -40,6 +32,18 @@ func load(o *options) (*settings, error) {
 		return nil, err
 	}
 	return s, nil
+}
+
+// parseFile parses the configuration that the options name, else the sample.
+func parseFile(o *options) (*settings, error) {
+	if o.config == "" {
+		return parse(sampleName, configs.Sample)
+	}
+	data, err := readConfig(o.config)
+	if err != nil {
+		return nil, err
+	}
+	return parse(o.config, data)
 }
 
 func readConfig(name string) ([]byte, error) {
