@@ -48,6 +48,9 @@ func (s *session) dispatch(raw []byte) {
 	s.waited = s.waited || d.Route != policy.RouteCache
 	switch d.Route {
 	case policy.RouteLocal:
+		if d.Cmd.Name != "ping" && d.Cmd.Name != "echo" { // some ask the origin
+			s.blocking()
+		}
 		s.answerLocal(raw)
 	case policy.RouteCache:
 		if s.pinsData() {
@@ -62,6 +65,7 @@ func (s *session) dispatch(raw []byte) {
 			s.forward(raw)
 		}
 	case policy.RoutePin:
+		s.blocking()
 		s.pinnedCommand(raw)
 	case policy.RouteSplit, policy.RouteView:
 		s.joined(raw)
@@ -95,9 +99,15 @@ func publishes(c *policy.Command) bool {
 // decide asks policy, and the origin about a command that policy has never heard of.
 func (s *session) decide() {
 	s.p.policy.Decide(&s.d, s.db, s.args)
-	if s.d.Cmd == nil && s.authed && s.p.learn(s.args[0]) {
+	if s.d.Cmd == nil && s.authed && s.learn(s.args[0]) {
 		s.p.policy.Decide(&s.d, s.db, s.args)
 	}
+}
+
+// learn is Proxy.learn, which asks the origin.
+func (s *session) learn(name []byte) bool {
+	s.blocking()
+	return s.p.learn(name)
 }
 
 // group names the connections for a database.
@@ -125,6 +135,7 @@ func (s *session) wire(db int, lock bool) (*origin.Conn, error) {
 		}
 	}
 	s.waited = true // for a dial
+	s.blocking()
 	c, err := s.p.origin.Shared(s.p.ctx, s.group(db, lock), s.id)
 	if err != nil {
 		return nil, err

@@ -27,8 +27,12 @@
 //   - redcon parses requests and encodes replies, and no more: its server has
 //     no bounds, no deadlines, no backpressure and one answer at a time. What
 //     bounds a request before redcon sees it is in frame.go.
-//   - A session's own goroutine writes its replies while nothing is
+//   - A session's reader writes its replies while nothing is
 //     outstanding, which is the whole path of a hit: one read, one write.
+//   - A session that waits for its client has no goroutine where there is
+//     epoll: a loop (internal/loop, poll.go) runs those that have received
+//     something, one after the other, lets out together what they asked of the
+//     origin, and reads the shared origin connections too.
 //   - A cacheable read that was passed to Redis nevertheless (behind a write of
 //     its own session, under WATCH, while the link is in doubt) invalidates its
 //     key when answered: the client has seen Redis's own state, and an older

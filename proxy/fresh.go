@@ -48,6 +48,7 @@ func (s *session) sync() bool {
 
 // awaitLink waits for a PING, letting out what the session has done so far.
 func (s *session) awaitLink(wait func(time.Duration) bool) bool {
+	s.blocking()
 	s.flushOrigin()
 	s.flushReplies()
 	ok := wait(fenceWait)

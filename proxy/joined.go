@@ -284,6 +284,7 @@ func (s *session) planConn(db int) (*origin.Conn, error) {
 		}
 		return s.pin.conn, nil
 	}
+	s.blocking()
 	return s.p.origin.Pin(s.p.ctx, s.group(db, false))
 }
 
@@ -302,6 +303,7 @@ func (s *session) call(db int, req []byte) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+	s.blocking()
 	return c.Call(s.p.ctx, req, 1)
 }
 

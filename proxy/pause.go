@@ -101,6 +101,7 @@ func (s *session) nudge() {
 	e.any.Store(true)
 	_ = s.conn.SetReadDeadline(longAgo) // with an error the session ends anyway
 	e.mu.Unlock()
+	s.wake()
 }
 
 // awaitPause holds the decided command back while nearside's clients are paused.
@@ -117,6 +118,7 @@ func (s *session) awaitPause() bool {
 	if s.p.pause.left(writes) == 0 {
 		return true
 	}
+	s.blocking()
 	s.flushOrigin()
 	s.flushReplies()
 	s.pausing.Store(true)

@@ -40,6 +40,7 @@ func (s *session) acquire(db int) error {
 	if !s.awaitAnswers() {
 		return origin.ErrLost
 	}
+	s.blocking()
 	c, err := s.p.origin.Pin(s.p.ctx, s.group(db, false))
 	if err != nil {
 		return err

@@ -15,6 +15,7 @@ import (
 
 	"nearside/policy"
 	"nearside/proxy/admin"
+	"nearside/proxy/internal/loop"
 	"nearside/proxy/internal/tlsfiles"
 	"nearside/proxy/l1"
 	"nearside/proxy/link"
@@ -46,6 +47,7 @@ type Proxy struct {
 	ready     chan struct{}
 	budget    budget
 	over      chan struct{}
+	loops     *loop.Group  // nil: goroutines for everything
 	slowClock func() int64 // of the time for which a subscriber may be behind
 	buffers   bufferPool
 	entries   entryPool

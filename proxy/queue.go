@@ -337,6 +337,9 @@ func (s *session) awaitAnswers() bool {
 	q := &s.q
 	q.mu.Lock()
 	defer q.mu.Unlock()
+	if q.unanswered > 0 && !q.closed {
+		s.blocking()
+	}
 	for q.unanswered > 0 && !q.closed {
 		q.wait()
 	}
@@ -365,6 +368,7 @@ func (s *session) awaitRoom() bool {
 	if !full || closed {
 		return !closed
 	}
+	s.blocking()
 	s.flushOrigin()
 	s.sendOut()
 	q.mu.Lock()
@@ -423,7 +427,8 @@ func (s *session) send(wait bool) {
 			go s.finishSend(full, out)
 			return
 		}
-		if wait {
+		if wait && !s.tryAll(&full, &out) {
+			s.blocking()
 			s.writeAll(full, out)
 		}
 		q.mu.Lock()

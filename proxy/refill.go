@@ -15,6 +15,7 @@ func (s *session) awaitRefill() (permit bool) {
 	}
 	p.m.refillWaits.Inc()
 	// Among the fetches that are waited for may be this session's own.
+	s.blocking()
 	s.flushOrigin()
 	s.flushReplies()
 	s.waited = true

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net"
 	"os"
-	"runtime/debug"
 	"strings"
 	"syscall"
 	"time"
@@ -25,6 +24,7 @@ func (p *Proxy) Run(ctx context.Context) error {
 		p.cancel()
 		return err
 	}
+	p.startLoops()
 	failed := make(chan error, len(p.listeners)+2)
 	for _, ln := range p.listeners {
 		p.wg.Go(func() { failed <- p.accept(ln) })
@@ -60,6 +60,9 @@ func (p *Proxy) Run(ctx context.Context) error {
 	stopAdmin()
 	p.cancel()
 	p.wg.Wait()
+	if p.loops != nil {
+		p.loops.Wait()
+	}
 	return err
 }
 
@@ -171,14 +174,12 @@ func (p *Proxy) admit(conn net.Conn) {
 	s := p.newSession(conn)
 	if !p.enrol(s) {
 		p.clients.Add(-1)
-		_ = conn.Close()
+		_ = s.conn.Close()
 		return
 	}
-	p.wg.Go(func() {
-		defer p.clients.Add(-1)
-		defer p.crash(s)
-		s.serve()
-	})
+	s.counted = true
+	p.wg.Add(1) // done when it is closed
+	go s.serve()
 }
 
 // enrol makes a session one of the proxy's, unless that is ending.
@@ -190,14 +191,6 @@ func (p *Proxy) enrol(s *session) bool {
 	}
 	p.sessions[s] = struct{}{}
 	return true
-}
-
-// crash keeps one session's bug from ending all others.
-func (p *Proxy) crash(s *session) {
-	if r := recover(); r != nil {
-		// serve has closed the session on its way here.
-		p.log.Error("a session crashed; please report this", "client", s.id, "panic", r, "stack", string(debug.Stack()))
-	}
 }
 
 // relieve closes the client that holds most whenever all together hold more

@@ -11,11 +11,12 @@ import (
 	"github.com/tidwall/redcon"
 
 	"nearside/policy"
+	"nearside/proxy/internal/loop"
 	"nearside/proxy/origin"
 )
 
-// A session is one client connection and its state. Its reader goroutine reads
-// requests, decides them and sends them on; answers come back on the goroutines
+// A session is one client connection and its state. Its reader, a loop's goroutine
+// or one of its own (see poll.go), reads requests, decides them and sends them on; answers come back on the goroutines
 // of the origin's connections (see queue). What is not marked otherwise belongs
 // to the reader.
 type session struct {
@@ -96,6 +97,13 @@ type session struct {
 	stopping atomic.Bool          // nearside ends
 	shutOnce atomic.Bool
 	ended    chan struct{} // closed when the reader has ended
+
+	src      *loop.Source // nil: the session always has a goroutine
+	turn     *loop.Turn   // the reader runs on the loop's goroutine, or did when its turn began
+	lent     bool         // in is the loop's buffer
+	alone    int          // how long the last stay on a goroutine of its own was, in batches
+	patience int          // batches until it may rest
+	counted  bool         // among Proxy.clients
 	counts   ruleCounts
 }
 
@@ -126,27 +134,52 @@ func (p *Proxy) newSession(conn net.Conn) *session {
 		frames: framer{maxRequest: p.cfg.MaxRequest, maxBulk: min(p.cfg.MaxRequest, 512<<20), maxArgs: max(1024, min(p.cfg.MaxRequest/64, 1<<20))},
 	}
 	s.q.cond.L = &s.q.mu
-	s.nb.init(conn)
+	if s.join(); s.src == nil {
+		s.nb.init(conn)
+	}
 	s.active.Store(clockNow())
 	s.served.Store(s.active.Load())
 	return s
 }
 
-// serve runs the session until the client is gone or nearside closes it.
+// serve runs the session from its beginning.
 func (s *session) serve() {
-	defer s.close()
+	defer s.crashed()
 	if !s.handshake() {
+		s.close()
 		return
 	}
-	s.in = make([]byte, 0, inIdle)
-	for s.read() {
+	if s.rest() {
+		return
+	}
+	s.run()
+}
+
+// run reads from the client until that is gone, nearside closes the session, or
+// its loop takes it.
+func (s *session) run() {
+	defer s.crashed()
+	if s.in == nil {
+		s.in = make([]byte, 0, inIdle)
+	}
+	for !s.quit && s.read() {
 		s.now = clockNow()
 		s.active.Store(s.now)
 		if !s.batch() {
 			break
 		}
+		if s.rest() {
+			return
+		}
 	}
+	s.end()
+}
+
+// end lets the last replies out and closes the session.
+func (s *session) end() {
+	defer s.crashed()
 	s.drainOut()
+	s.close()
 }
 
 // read waits for more bytes.
@@ -226,7 +259,7 @@ func (s *session) room() bool {
 				grown += max(inIdle, want/64)
 			}
 		}
-		if more := int64(grown - max(size, inIdle)); grown > inLarge {
+		if more := int64(max(grown, inIdle)-inIdle) - s.inHeld(); grown > inLarge {
 			if !s.p.budget.reserve(s, more) {
 				s.replyError(errBusyBuffers)
 				return false
@@ -240,10 +273,19 @@ func (s *session) room() bool {
 
 // resize gives the read buffer another size.
 func (s *session) resize(size int) {
-	s.charge(int64(max(size, inIdle) - max(cap(s.in), inIdle)))
+	s.charge(int64(max(size, inIdle)-inIdle) - s.inHeld())
 	in := make([]byte, len(s.in), size)
 	copy(in, s.in)
-	s.in = in
+	s.in, s.lent = in, false
+}
+
+// inHeld is what the read buffer counts for: what is beyond an idle client's. The
+// loop's, which a session that waits may keep for a while, counts like a goroutine's stack: not.
+func (s *session) inHeld() int64 {
+	if s.lent {
+		return 0
+	}
+	return int64(max(cap(s.in), inIdle) - inIdle)
 }
 
 func (s *session) charge(n int64) { s.p.budget.add(s, n) }
@@ -288,7 +330,7 @@ func (s *session) batch() bool {
 		}
 		s.unpin()
 	}
-	s.flushOrigin()
+	s.flushBatch()
 	s.counts.flush(s)
 	if cap(s.scratch) > keepOut {
 		s.scratch = nil
@@ -427,6 +469,7 @@ func (s *session) writeHeld(b []byte) error {
 	if ok {
 		return nil
 	}
+	s.blocking()
 	s.charge(int64(len(b)))
 	err := s.write(b[n:])
 	s.charge(-int64(len(b)))
@@ -485,6 +528,24 @@ func (s *session) drainOut() {
 	q.mu.Unlock()
 }
 
+// flushBatch is flushOrigin at the end of a batch: a loop writes once for all
+// sessions of a round. Locks do not wait for that.
+func (s *session) flushBatch() {
+	if !s.polled() {
+		s.flushOrigin()
+		return
+	}
+	for i, c := range s.touched {
+		if c.Group().Lock {
+			c.FlushNow()
+		} else {
+			s.src.Loop().Defer(c)
+		}
+		s.touched[i] = nil
+	}
+	s.touched = s.touched[:0]
+}
+
 // flushOrigin writes what the session has given to origin connections.
 func (s *session) flushOrigin() {
 	for i, c := range s.touched {
@@ -509,6 +570,7 @@ func (s *session) shut() {
 	q.cond.Broadcast()
 	q.mu.Unlock()
 	_ = s.conn.Close() // nothing is left to be said to this client
+	s.wake()
 }
 
 // close ends the session; the reader calls it last.
@@ -517,11 +579,15 @@ func (s *session) close() {
 	s.shut()
 	s.abandon()
 	s.counts.flush(s)
-	s.charge(-int64(max(cap(s.in), inIdle)-inIdle) - s.kept - s.argsHeld)
+	s.charge(-s.inHeld() - s.kept - s.argsHeld)
 	s.kept, s.argsHeld = 0, 0
 	s.p.users.leave(s.acl)
 	s.p.forget(s)
 	close(s.ended)
+	if s.counted {
+		s.p.clients.Add(-1)
+		s.p.wg.Done()
+	}
 }
 
 // stop makes the reader end after what it has read so far.
@@ -529,4 +595,5 @@ func (s *session) stop() {
 	s.stopping.Store(true)
 	// An error means that the connection is gone already.
 	_ = s.conn.SetReadDeadline(longAgo)
+	s.wake()
 }

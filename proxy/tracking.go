@@ -262,6 +262,7 @@ func (s *session) errand(ctx context.Context, f func()) bool {
 	// Wakes the reader out of its Read. With an error the session ends anyway.
 	_ = s.conn.SetReadDeadline(longAgo)
 	e.mu.Unlock()
+	s.wake()
 	patience := time.NewTimer(errandTime)
 	defer patience.Stop()
 	select {

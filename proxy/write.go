@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// nonblocking writes to a socket without waiting, so that the reader of an
+// nonblocking writes to a socket that is in no loop without waiting, so that the reader of an
 // origin connection can hand a reply to a client's socket itself: that saves a
 // goroutine switch per reply and never lets a slow client hold it up.
 type nonblocking struct {
@@ -52,7 +52,11 @@ func (s *session) tryWrite(b []byte) (n int, ok bool) {
 	if len(b) == 0 {
 		return 0, true
 	}
-	n = s.nb.try(b)
+	if s.src != nil {
+		n, _ = s.src.TryWrite(b) // the write that follows waits, or says what is wrong
+	} else {
+		n = s.nb.try(b)
+	}
 	return n, n == len(b)
 }
 

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+
+	"nearside/proxy/internal/loop"
 )
 
 // Group names connections that are interchangeable.
@@ -67,7 +69,7 @@ func (o *Origin) register(c *Conn) error {
 		return fmt.Errorf("%w: run id %s instead of %s", ErrOtherServer, c.runID, o.expect)
 	}
 	o.conns[c] = struct{}{}
-	o.wg.Go(c.read)
+	c.startReading()
 	return nil
 }
 
@@ -169,6 +171,11 @@ func (o *Origin) handshake(ctx context.Context, opt *redis.Options, g Group, k k
 	if err != nil {
 		_ = raw.Close()
 		return nil, err
+	}
+	if o.loops != nil && k == shared && nc == raw {
+		if s, err := loop.Detach(nc); err == nil {
+			nc, raw = s, s
+		}
 	}
 	return newConn(o, g, k, runID, nc, raw), nil
 }

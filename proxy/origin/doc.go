@@ -33,8 +33,9 @@
 //
 // # Who runs where
 //
-// One goroutine per Conn reads. It alone calls sinks, with replies as well as
-// with the error a connection dies of, so "in order, exactly once" needs no
-// lock. Writing is done by whoever calls Flush; one watchdog per Origin finds
+// One goroutine per Conn reads; shared connections without TLS are read by a loop
+// instead, where there are loops (internal/loop), which reads them as it reads
+// clients. Whoever reads alone calls sinks, with replies as well as with the error a
+// connection dies of, so "in order, exactly once" needs no lock. Writing is done by whoever calls Flush; one watchdog per Origin finds
 // what has gone silent.
 package origin

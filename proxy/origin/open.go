@@ -14,6 +14,7 @@ import (
 	"github.com/redis/go-redis/v9"
 	"github.com/redis/go-redis/v9/maintnotifications"
 
+	"nearside/proxy/internal/loop"
 	"nearside/proxy/internal/tlsfiles"
 )
 
@@ -64,6 +65,9 @@ type Origin struct {
 	out    int     // pinned ones that are owned or being dialled
 
 	beat beat
+
+	loops    *loop.Group // nil: every connection has a reading goroutine
+	loopNext atomic.Uint64
 
 	heard                        atomic.Int64
 	bytesIn, bytesOut            atomic.Int64
@@ -119,6 +123,10 @@ func Open(cfg Config) (*Origin, error) {
 	o.wg.Go(o.watch)
 	return o, nil
 }
+
+// UseLoops has the shared connections read by loops from now on. Call it before
+// there are any; g must last until all connections are closed.
+func (o *Origin) UseLoops(g *loop.Group) { o.loops = g }
 
 func (o *Origin) controlOptions() *redis.Options {
 	opt := *o.opt

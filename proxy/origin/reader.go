@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+
+	"nearside/proxy/internal/loop"
 )
 
 const (
@@ -22,7 +24,7 @@ const (
 	modeMonitor           // nothing does
 )
 
-// reader is the reading goroutine's own. The buffer's parts:
+// reader belongs to the reading goroutine, or to the loop. The buffer's parts:
 //
 //	0 … start   handed out
 //	start … at  whole replies of a Send that gets several
@@ -48,9 +50,71 @@ type reader struct {
 	failed   error   // what the Send at hand is answered instead of its replies
 }
 
-func (c *Conn) read() {
+// startReading has the connection read: by a loop, where there are loops, or by a
+// goroutine of its own.
+func (c *Conn) startReading() {
 	r := &reader{c: c, buf: make([]byte, smallBuffer)}
-	err := r.run()
+	c.o.wg.Add(1) // done at the end
+	if s, ok := c.nc.(*loop.Socket); ok {
+		c.src = c.o.loops.Pick(c.o.loopNext.Add(1)).NewSource(s, r)
+		if c.src.Return() {
+			return
+		}
+	}
+	go func() { r.over(r.run()) }()
+}
+
+// mostReads is how often a loop reads from one connection before others have their turn.
+const mostReads = 8
+
+// Ready reads what has come, on the loop's goroutine (loop.Owner).
+func (r *reader) Ready(t *loop.Turn) {
+	src := r.c.src
+	for range mostReads {
+		more, err := r.step()
+		if err != nil {
+			src.Take()
+			go r.over(err)
+			return
+		}
+		if !more && src.Rest() {
+			return
+		}
+	}
+	src.Again(t)
+}
+
+// step reads once without waiting, into room that there always is; more says that
+// there may be more.
+func (r *reader) step() (more bool, err error) {
+	room := len(r.buf) - r.end
+	n, err := r.c.src.TryRead(r.buf[r.end:])
+	switch {
+	case errors.Is(err, loop.ErrNothing):
+		return false, nil
+	case err != nil:
+		return false, fmt.Errorf("%w: %s", ErrLost, cause(err))
+	}
+	r.account(n)
+	err = r.replies()
+	r.batch.Flush()
+	if err != nil {
+		return false, err
+	}
+	if err := r.makeRoom(); err != nil { // now: it also gives large buffers back
+		return false, fmt.Errorf("%w: %w", ErrLost, err)
+	}
+	return n == room || r.c.src.HungUp(), nil
+}
+
+// Woken is called when the connection has been closed from outside (loop.Owner).
+func (r *reader) Woken() { r.over(ErrClosed) }
+
+// over gives the connection up for err, unless it has been already, and tells
+// those who wait.
+func (r *reader) over(err error) {
+	c := r.c
+	defer c.o.wg.Done()
 	c.o.cfg.Budget.Release(r.reserved + r.partsReserved)
 	c.fail(err)
 	c.dropUnsent()

@@ -1,0 +1,144 @@
+package loop
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"sync"
+
+	"golang.org/x/sys/unix"
+)
+
+// atOnce is how many sources are learned of at one time.
+const atOnce = 128
+
+// watch is an epoll instance. A loop waits in the kernel itself, and not by way of
+// Go's poller, which would have to wake a goroutine for it.
+type watch struct {
+	events [atOnce]unix.EpollEvent
+
+	mu    sync.RWMutex // held for reading around system calls other than the wait
+	ep    int
+	bell  int // an eventfd that interrupts the wait
+	ended bool
+	done  chan struct{} // the wait is over for good
+}
+
+func (w *watch) open() error {
+	ep, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
+	if err != nil {
+		return fmt.Errorf("epoll: %w", err)
+	}
+	bell, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
+	if err == nil {
+		err = unix.EpollCtl(ep, unix.EPOLL_CTL_ADD, bell, &unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLET, Fd: int32(bell)})
+	}
+	if err != nil {
+		_ = unix.Close(ep)
+		return fmt.Errorf("epoll: %w", err)
+	}
+	w.ep, w.bell = ep, bell
+	return nil
+}
+
+var one = binary.NativeEndian.AppendUint64(nil, 1)
+
+// interrupt ends the wait that is under way, or else the next one.
+func (w *watch) interrupt() {
+	w.mu.RLock()
+	defer w.mu.RUnlock()
+	if !w.ended {
+		// It fails only if it has been rung 2^64-2 times since it was last reset: never.
+		_, _ = unix.Write(w.bell, one)
+	}
+}
+
+// close ends the loop. The descriptors are closed by the loop itself, which may
+// be waiting on them.
+func (w *watch) close() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if !w.ended {
+		w.ended = true
+		_, _ = unix.Write(w.bell, one)
+	}
+}
+
+// wait fills ready; false when the loop is to end.
+func (l *Loop) wait() bool {
+	w := &l.watch
+	l.ready, l.next = l.ready[:0], 0
+	l.mu.Lock()
+	patience := -1
+	if len(l.late) > 0 {
+		patience = 0
+	}
+	l.mu.Unlock()
+	n, err := unix.EpollWait(w.ep, w.events[:], patience)
+	w.mu.RLock()
+	ended := w.ended
+	w.mu.RUnlock()
+	if ended || err != nil && !errors.Is(err, unix.EINTR) { // no other error is possible
+		w.mu.Lock()
+		w.ended = true
+		_ = unix.Close(w.ep)
+		_ = unix.Close(w.bell)
+		w.mu.Unlock()
+		return false
+	}
+	l.mu.Lock()
+	for i := range n {
+		// A closed socket's number may be another's by now, which then finds nothing to read.
+		e := &w.events[i]
+		if s := l.members[int(e.Fd)]; s != nil {
+			if e.Events&(unix.EPOLLRDHUP|unix.EPOLLHUP|unix.EPOLLERR) != 0 {
+				s.hungUp.Store(true) // before the claim
+			}
+			l.ready = append(l.ready, s)
+		}
+	}
+	l.ready = append(l.ready, l.late...)
+	clear(l.late)
+	l.late = l.late[:0]
+	l.mu.Unlock()
+	return true
+}
+
+// add makes a source one of the loop's. From then on it is claimed whenever it
+// has received something. Edges, not levels: a source that is taken is not
+// reported over and over.
+func (l *Loop) add(s *Source) bool {
+	w := &l.watch
+	return s.use(func(fd int) bool { // the socket's lock comes before the watch's
+		w.mu.RLock()
+		defer w.mu.RUnlock()
+		if w.ended {
+			return false
+		}
+		l.mu.Lock()
+		l.members[fd] = s
+		l.mu.Unlock()
+		s.closing = func() { l.forget(fd) }
+		e := unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLRDHUP | edge, Fd: int32(fd)}
+		if unix.EpollCtl(w.ep, unix.EPOLL_CTL_ADD, fd, &e) != nil {
+			l.mu.Lock()
+			delete(l.members, fd)
+			l.mu.Unlock()
+			s.closing = nil
+			return false
+		}
+		return true
+	})
+}
+
+// edge is EPOLLET, which is negative as the package has it.
+const edge = 1 << 31
+
+// remove is needed because the socket's description may live on in a duplicate.
+func (w *watch) remove(fd int) {
+	w.mu.RLock()
+	defer w.mu.RUnlock()
+	if !w.ended {
+		_ = unix.EpollCtl(w.ep, unix.EPOLL_CTL_DEL, fd, nil) // it cannot fail for a member
+	}
+}

@@ -1,0 +1,146 @@
+//go:build linux
+
+package proxy
+
+import (
+	"context"
+	"io"
+	"log/slog"
+	"net"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+
+	"nearside/proxy/internal/redistest"
+)
+
+// oneLoop makes all sessions share one loop.
+func oneLoop(t *testing.T) {
+	old := runtime.GOMAXPROCS(1)
+	t.Cleanup(func() { runtime.GOMAXPROCS(old) })
+}
+
+// A session whose reader must wait gives the loop to another goroutine first.
+// Guard: blocking.
+func TestLoopIsHandedOver(t *testing.T) {
+	oneLoop(t)
+	_, relay, n := heldBack(t, nil)
+	waiting, other := n.dial(), n.dial()
+	want(t, waiting, "OK", "SET", "lock:a", "mine", "NX")
+	want(t, other, "PONG", "PING")
+	held := relay.HoldRequest("SET\r\n$9\r\nproduct:1")
+	waiting.Write(redistest.Command("SET", "product:1", "2") + redistest.Command("EVAL", release, "1", "lock:a", "mine"))
+	<-held.Arrived
+	n.eventually("the session waits before the script", n.waits)
+	for range 100 {
+		want(t, other, "PONG", "PING")
+		want(t, other, "OK", "SET", "lock:b", "t")
+	}
+	held.Release()
+	if a, b := waiting.Read(), waiting.Read(); a != "OK" || b != "1" {
+		t.Errorf("answered %s, %s", a, b)
+	}
+}
+
+// stuckHandler is a log that does not return from one message.
+type stuckHandler struct {
+	slog.Handler
+	arrived, release chan struct{}
+}
+
+func (h *stuckHandler) Enabled(context.Context, slog.Level) bool { return true }
+
+func (h *stuckHandler) Handle(ctx context.Context, r slog.Record) error {
+	if strings.Contains(r.Message, "HTTP") {
+		close(h.arrived)
+		<-h.release
+	}
+	return h.Handler.Handle(ctx, r)
+}
+
+// Where nobody has thought of blocking, others still are served. Guard: supervise.
+func TestLoopIsTakenOver(t *testing.T) {
+	oneLoop(t)
+	redis := redistest.Start(t)
+	stuck := &stuckHandler{slog.DiscardHandler, make(chan struct{}), make(chan struct{})}
+	n := start(t, redis, func(c *Config) { c.Log = slog.New(stuck) })
+	browser, other := n.dial(), n.dial()
+	want(t, browser, "PONG", "PING")
+	want(t, other, "PONG", "PING")
+	browser.Write("POST / HTTP/1.1\r\n")
+	<-stuck.arrived
+	for range 100 {
+		want(t, other, "PONG", "PING")
+		want(t, other, "OK", "SET", "k", "v")
+	}
+	close(stuck.release)
+	if got := browser.Closed(); got != "" {
+		t.Errorf("the browser got %q", got)
+	}
+	want(t, other, "PONG", "PING")
+}
+
+// What comes together with the client's last request is not forgotten: no edge
+// tells of it again. Guard: hungUp.
+func TestLoopSeesTheEnd(t *testing.T) {
+	redis := redistest.Start(t)
+	n := start(t, redis, nil)
+	for i := range 300 {
+		c, err := net.Dial("tcp", n.addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = c.SetDeadline(time.Now().Add(redistest.Timeout))
+		if i%2 == 0 { // a session that rests
+			_, _ = io.WriteString(c, "PING\r\n")
+			_, _ = io.ReadFull(c, make([]byte, len("+PONG\r\n")))
+		}
+		_, _ = io.WriteString(c, "PING\r\n")
+		_ = c.(*net.TCPConn).CloseWrite()
+		got, err := io.ReadAll(c)
+		if string(got) != "+PONG\r\n" || err != nil {
+			t.Fatalf("connection %d: %q, %v", i, got, err)
+		}
+		_ = c.Close()
+	}
+	n.eventually("all sessions have ended", func() bool { return n.clients.Load() == 0 })
+	if known := n.loops.Members(); known > 2 { // connections to the origin
+		t.Errorf("the loops still know %d sockets", known)
+	}
+}
+
+// An idle client costs no goroutine, also after it needed one.
+func TestIdleSessionsHaveNoGoroutine(t *testing.T) {
+	redis := redistest.Start(t)
+	n := start(t, redis, nil)
+	before := runtime.NumGoroutine()
+	const clients = 200
+	for i := range clients {
+		c := n.dial()
+		switch i % 4 {
+		case 0:
+			want(t, c, "PONG", "PING")
+		case 1: // a request in two pieces
+			c.Write("*1\r\n$4\r\nPI")
+			n.eventually("the piece has come", func() bool {
+				list := n.sessionList()
+				return len(list) > i && list[i].unread.Load() > 0
+			})
+			c.Write("NG\r\n")
+			if got := c.Read(); got != "PONG" {
+				t.Fatalf("answered %s", got)
+			}
+		case 2:
+			want(t, c, "OK", "MULTI")
+			want(t, c, "QUEUED", "PING")
+			c.Do("EXEC")
+		case 3:
+			want(t, c, "OK", "SET", "k", "v")
+		}
+	}
+	n.eventually("their goroutines have ended", func() bool { return runtime.NumGoroutine() < before+clients/4 })
+	for _, s := range n.sessionList() {
+		n.eventually("the session rests", s.src.Idle)
+	}
+}
