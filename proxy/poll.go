@@ -85,7 +85,7 @@ func (s *session) step(t *loop.Turn) stepped {
 				continue
 			}
 		}
-		s.turn = nil // before it belongs to somebody else
+		s.turn = nil      // before it belongs to somebody else
 		if !s.restful() { // looked at after each wake, not only after each batch
 			return stays
 		}
