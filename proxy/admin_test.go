@@ -39,18 +39,24 @@ func TestEndpoints(t *testing.T) {
 
 	var report struct {
 		Timestamp string
-		Metrics   map[string]map[string]float64
+		Metrics   map[string]struct {
+			Hits, Misses, Sets, Dels, TotalRequests, HitRate float64
+			CurrentHour                                      *struct{ Hits float64 }
+		}
 	}
 	if _, body := n.get("/cache/metrics"); json.Unmarshal([]byte(body), &report) != nil {
 		t.Fatalf("/cache/metrics is %s", body)
 	}
 	product := report.Metrics["product"]
-	if product["hits"] < 1 || product["misses"] < 2 || product["sets"] != 1 || product["dels"] != 1 ||
-		product["totalRequests"] != product["hits"]+product["misses"] || product["hitRate"] <= 0 || product["hitRate"] >= 100 {
-		t.Errorf("product: %v", product)
+	if product.Hits < 1 || product.Misses < 2 || product.Sets != 1 || product.Dels != 1 ||
+		product.TotalRequests != product.Hits+product.Misses || product.HitRate <= 0 || product.HitRate >= 100 {
+		t.Errorf("product: %+v", product)
+	}
+	if product.CurrentHour == nil {
+		t.Error("product has no current window")
 	}
 	for _, name := range []string{"products", "balance", "coupon", "stats"} {
-		if report.Metrics[name] == nil {
+		if _, ok := report.Metrics[name]; !ok {
 			t.Errorf("%s is missing", name)
 		}
 	}
@@ -130,7 +136,7 @@ func TestNearsideCommand(t *testing.T) {
 	has([]string{`rule:locks "lock:"`, "redis_db:0", "never cached"}, "nearside", "explain", "lock:1")
 	has([]string{"rule:none"}, "NEARSIDE", "EXPLAIN", "other")
 	has([]string{"# Nearside", "link_state:up", "link_source:tracking", "cache_rule:prefix=\"product:\"", "lock_rule:prefix=\"lock:\""}, "NEARSIDE", "STATS")
-	has([]string{"EXPLAIN <key>", "FLUSH [<pattern>]"}, "NEARSIDE", "HELP")
+	has([]string{"EXPLAIN [<command>] <key> [<arg> ...]", "FLUSH [<pattern>]"}, "NEARSIDE", "HELP")
 	has([]string{"# Server", "# Nearside", "redis_version:"}, "INFO")
 	if got := c.Do("INFO", "nearside"); strings.Contains(got, "# Server") || !strings.Contains(got, "# Nearside") {
 		t.Errorf("INFO nearside is %s", got)

@@ -21,6 +21,7 @@ func (s *session) cached(raw []byte) {
 		s.now, s.waited = clockNow(), false
 	}
 	if len(raw) > maxCachedRequest {
+		p.m.bypass(bypassTooLarge)
 		s.readThrough(raw)
 		return
 	}
@@ -143,6 +144,7 @@ func (s *session) cachedOne(raw []byte) {
 	if miss == l1.Hit {
 		s.counts.hit(s, k.Rule)
 		s.counts.audit.hit(&p.audit, e)
+		p.touch.hit(e)
 		s.replyShared(e.Reply)
 		return
 	}
@@ -219,6 +221,9 @@ func finishFetch(sl *slot, b []byte, err error) []byte {
 			s.p.store(f.id, f.key, f.flight.Stamp(), f.rule, f.sent, lives[0], reply)
 		}
 	}
+	if err != nil || isError(reply) {
+		s.p.l1.NotStored(f.flight.Stamp(), l1.DropError)
+	}
 	f.flight.Finish(reply, err)
 	if err != nil {
 		return appendError(nil, s.p.originError(err))
@@ -238,6 +243,7 @@ func (f *fetch) worked() {
 func (p *Proxy) store(id, key []byte, st l1.Stamp, rule *policy.Rule, sent, life int64, reply []byte) {
 	if len(reply) > rule.MaxReply {
 		p.m.tooLarge.Inc()
+		p.l1.NotStored(st, l1.DropMaxReply)
 		return
 	}
 	stay := int64(rule.TTL)
@@ -248,6 +254,7 @@ func (p *Proxy) store(id, key []byte, st l1.Stamp, rule *policy.Rule, sent, life
 	case life == -2:
 		negative = true
 		if !rule.Negative {
+			p.l1.NotStored(st, l1.DropNegative)
 			return
 		}
 	}
@@ -340,6 +347,7 @@ func (s *session) refetch(sl *slot) {
 func (s *session) cachedMany(raw []byte) {
 	p, d := s.p, &s.d
 	if len(d.Keys) > maxMany {
+		p.m.bypass(bypassTooMany)
 		s.counts.missed(s, d.Keys)
 		s.forward(raw)
 		return
@@ -374,6 +382,7 @@ func (s *session) cachedMany(raw []byte) {
 		total += len(e.Reply)
 		s.counts.hit(s, d.Keys[i].Rule)
 		s.counts.audit.hit(&p.audit, e)
+		p.touch.hit(e)
 	}
 	if total > outChunk {
 		s.replyHits(b, found)

@@ -6,23 +6,24 @@ import (
 	"sync/atomic"
 
 	"nearside/policy"
+	"nearside/proxy/l1"
 	"nearside/proxy/link"
 )
 
 // forgetPattern forgets at least what a pattern matches: entries whose Set
 // ristretto has not applied yet cannot be seen, so a pattern forgets whole rules
 // rather than miss one key. It does not block.
-func (p *Proxy) forgetPattern(pattern []byte) {
+func (p *Proxy) forgetPattern(pattern []byte, by l1.Source) {
 	literal := literalPrefix(pattern)
 	switch {
 	case len(literal) == len(pattern):
-		p.l1.Invalidate(pattern)
+		p.l1.Invalidate(pattern, by)
 	case string(pattern) == "*":
-		p.l1.InvalidateAll()
+		p.l1.InvalidateAll(by)
 	default:
 		for _, r := range p.rules.All() {
 			if r.Kind == policy.CacheRule && (strings.HasPrefix(r.Prefix, literal) || strings.HasPrefix(literal, r.Prefix)) {
-				p.l1.InvalidateRule(r.ID)
+				p.l1.InvalidateRule(r.ID, by)
 			}
 		}
 	}

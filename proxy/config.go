@@ -90,10 +90,24 @@ type Config struct {
 	// IdleTimeout closes a client that has sent nothing for so long; 0, the default: never.
 	IdleTimeout time.Duration
 
+	// Report is how often each cache rule's counts are logged. Default 5 min; negative: never.
+	Report time.Duration
+	// Window is the length of the windows of /cache/metrics, which begin at whole
+	// multiples of it (UTC). Default 1 h.
+	Window time.Duration
+
+	// Touch is how often a key that is answered from the near cache is touched at
+	// the origin, so that it does not look unused there. 0, the default: every 30 s
+	// if the origin evicts by LRU or LFU; negative: never.
+	Touch time.Duration
+
 	// Version is what INFO and -version say.
 	Version string
 	// Log receives what an operator should know. Default slog.Default().
 	Log *slog.Logger
+
+	// For tests: ticks in the place of the toucher's own.
+	touchTicks <-chan time.Time
 }
 
 // RedisTLS says whom to trust and who to be at the origin. Files hold PEM, and

@@ -46,6 +46,9 @@ func (s *session) dispatch(raw []byte) {
 	// Whatever is not a look-up may wait for somebody: a read behind it in the
 	// same batch must not be judged by the clock of before.
 	s.waited = s.waited || d.Route != policy.RouteCache
+	if d.Route != policy.RouteCache && len(d.Keys) > 0 {
+		s.passed.note(s)
+	}
 	switch d.Route {
 	case policy.RouteLocal:
 		if d.Cmd.Name != "ping" && d.Cmd.Name != "echo" { // some ask the origin

@@ -45,6 +45,7 @@
 //     nearside's own user, whose connections clients without AUTH share.
 //   - WAIT is led by a PING on its connection, since Redis waits for the offset
 //     that the connection has seen last and the writes went elsewhere.
+//   - Hits do not touch Redis's LRU and LFU clocks; touch.go does that, by and by.
 //   - CLIENT PAUSE holds commands back in the session, before they are sent anywhere.
 //   - Hash reads are cached only on servers where fields cannot expire (before 7.4).
 package proxy

@@ -336,7 +336,7 @@ func TestKeyspaceEventsChecked(t *testing.T) {
 	const advice = `CONFIG SET notify-keyspace-events KAE`
 	n.eventually("it says what to set", func() bool { return strings.Contains(n.link.Stats().Silent, advice) })
 	want(t, c, "OK", "SET", "product:1", "v")
-	if got := n.reason(c, "product:1"); got != "down" {
+	if got := n.reason(c, "product:1"); got != "link_down" {
 		t.Errorf("reads are passed through because of %q", got)
 	}
 	if health := n.Health(t.Context()); !slices.ContainsFunc(health.Notes, func(s string) bool { return strings.Contains(s, advice) }) || health.Link.State == "up" {

@@ -17,17 +17,31 @@ import (
 type bypassReason uint8
 
 const (
-	bypassDown   bypassReason = iota // the link is down
-	bypassStale                      // the proof of freshness is too old
-	bypassFence                      // a fence did not pass in time
-	bypassOrder                      // it follows a write of the same session on the same connection
-	bypassPinned                     // WATCH or CLIENT TRACKING is in force
-	bypassUser                       // the user's rights are not proven, or it may not run the fetch
-	bypassAudit                      // the auditor has taken the rule out of the cache
+	bypassDown     bypassReason = iota // the link is down
+	bypassStale                        // the proof of freshness is too old
+	bypassFence                        // a fence did not pass in time
+	bypassOrder                        // it follows a write of the same session on the same connection
+	bypassPinned                       // WATCH or CLIENT TRACKING is in force
+	bypassUser                         // the user's rights are not proven, or it may not run the fetch
+	bypassAudit                        // the auditor has taken the rule out of the cache
+	bypassMulti                        // inside MULTI
+	bypassTooLarge                     // the request is longer than what is kept
+	bypassTooMany                      // an MGET of too many keys
+
+	// By the command and the rules: see policy.Why.
+	bypassNoRule
+	bypassLockRule
+	bypassOtherDB
+	bypassNotCacheable
+	bypassHashFieldTTL
+	bypassNotListed
 	bypassReasons
 )
 
-var bypassNames = [bypassReasons]string{"link_down", "stale", "fence", "order", "pinned", "user", "audit"}
+var bypassNames = [bypassReasons]string{
+	"link_down", "stale", "fence", "order", "pinned", "user", "audit", "multi", "too_large", "too_many_keys",
+	"no_rule", "lock_rule", "other_db", "not_cacheable", "hash_field_ttl", "command_not_listed",
+}
 
 func (r bypassReason) String() string { return bypassNames[r] }
 
@@ -69,12 +83,8 @@ type ruleMeters struct {
 	inconsistent             *metrics.Counter
 }
 
-func (r *ruleMeters) snapshot() admin.RuleMetrics {
-	hits, misses := r.hits.Get(), r.misses.Get()
-	return admin.RuleMetrics{
-		Hits: hits, Misses: misses, Sets: r.sets.Get(), Dels: r.dels.Get(),
-		TotalRequests: hits + misses, HitRate: admin.HitRate(hits, misses),
-	}
+func (r *ruleMeters) snapshot() admin.Counts {
+	return admin.NewCounts(r.hits.Get(), r.misses.Get(), r.sets.Get(), r.dels.Get())
 }
 
 func newMeters(rules []*policy.Rule) *meters {
@@ -218,15 +228,6 @@ func (m *meters) invalidated(source string) { m.invalidations[source].Inc() }
 func (p *Proxy) WriteMetrics(w io.Writer) {
 	p.m.set.WritePrometheus(w)
 	metrics.WriteProcessMetrics(w)
-}
-
-// CacheMetrics is what each cache rule did, by its name.
-func (p *Proxy) CacheMetrics() map[string]admin.RuleMetrics {
-	all := make(map[string]admin.RuleMetrics, len(p.m.rules))
-	for _, r := range p.m.rules {
-		all[admin.RuleName(r.prefix)] = r.snapshot()
-	}
-	return all
 }
 
 // ruleCounts collects a session's hits between two flushes, so that the

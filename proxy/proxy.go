@@ -65,6 +65,10 @@ type Proxy struct {
 
 	announcer announcer
 
+	unmatched unmatched
+	reporter  reporter
+	touch     toucher
+
 	pause  pause
 	paused atomic.Bool // perhaps: CLIENT PAUSE was given and no UNPAUSE since
 
@@ -140,20 +144,22 @@ func New(cfg Config) (*Proxy, error) {
 	p.linked = mode != link.ModeNone && mode != link.ModeEmbedded
 	p.quarantine.init(len(rules.All()))
 	p.audit.init(p)
+	p.reporter.init(p, time.Now())
+	p.touch.init(p)
 	p.link = link.New(link.Config{
 		Dial: p.dialLink, Prefixes: rules.Prefixes(), Mode: mode, Ping: cfg.Ping, MaxStaleness: cfg.MaxStaleness,
 		Now: clockNow, Log: cfg.Log.With("origin", p.origin.Addr()),
 		DB: cfg.CacheDB, SetEvents: cfg.KeyspaceEvents == "set",
 		Invalidate: func(by link.Cause, key []byte) {
-			p.l1.Invalidate(key)
+			p.l1.Invalidate(key, sourceOf(by))
 			p.m.invalidated(by.String())
 		},
 		InvalidatePattern: func(by link.Cause, pattern []byte) {
-			p.forgetPattern(pattern)
+			p.forgetPattern(pattern, sourceOf(by))
 			p.m.invalidated(by.String())
 		},
 		InvalidateAll: func(by link.Cause, reason string) {
-			p.l1.InvalidateAll()
+			p.l1.InvalidateAll(sourceOf(by))
 			p.m.invalidated(by.String())
 			p.log.Debug("everything cached is forgotten", "reason", reason)
 		},
@@ -212,6 +218,8 @@ func (c *Config) fill() error {
 	count(&c.MaxOutstanding, 1024)
 	size(&c.ReplyBuffer, 1<<20)
 	size(&c.Buffers, 128<<20)
+	def(&c.Report, 5*time.Minute)
+	def(&c.Window, time.Hour)
 	def(&c.RequestTimeout, time.Minute)
 	def(&c.WriteTimeout, time.Minute)
 	if c.Log == nil {

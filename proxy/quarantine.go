@@ -50,7 +50,7 @@ func (p *Proxy) takeOut(rule *policy.Rule) {
 		q.count.Add(1)
 	}
 	// Afterwards, so that a session which has passed the check finds nothing.
-	p.l1.InvalidateRule(rule.ID)
+	p.l1.InvalidateRule(rule.ID, fromAudit)
 }
 
 // restore puts a rule back; it reports whether it had been taken out.
@@ -63,7 +63,7 @@ func (p *Proxy) restore(rule *policy.Rule) bool {
 	}
 	// First: a fetch that had passed the check before the rule was taken out may
 	// have stored its reply since.
-	p.l1.InvalidateRule(rule.ID)
+	p.l1.InvalidateRule(rule.ID, fromOperator)
 	q.out[rule.ID].Store(0)
 	q.count.Add(-1)
 	return true

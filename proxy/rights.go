@@ -18,6 +18,7 @@ var probes = map[string][]byte{
 	"client|unpause":  origin.AppendCommand(nil, "CLIENT", "PAUSE", "x"), // UNPAUSE has no arguments that could be wrong
 	"client|no-evict": origin.AppendCommand(nil, "CLIENT", "NO-EVICT", "x"),
 	"nearside|flush":  origin.AppendCommand(nil, "FLUSHALL", "x"), // nobody else's right is nearer
+	"nearside|keys":   origin.AppendCommand(nil, "SCAN", "x"),     // of NEARSIDE STATS, the part that names keys
 }
 
 // mayRun asks Redis whether the session's user may run a command of probes, and
@@ -40,4 +41,16 @@ func (s *session) mayRun(name string) bool {
 		return false
 	}
 	return true
+}
+
+// mayName tells whether the client may learn what keys there are, in doubt not.
+func (s *session) mayName() bool {
+	if s.user == "" {
+		return true
+	}
+	if !s.awaitAnswers() {
+		return false
+	}
+	b, err := s.call(s.homeDB(), probes["nearside|keys"])
+	return err == nil && !bytes.HasPrefix(b, []byte("-NOPERM"))
 }

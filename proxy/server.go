@@ -25,7 +25,7 @@ func (p *Proxy) met(runID string) {
 		// Requests go on to where the address leads now; the link follows.
 		p.origin.Expect("")
 		p.link.Drop("another server answers at the origin's address")
-		p.l1.InvalidateAll()
+		p.l1.InvalidateAll(sourceOf(link.Gap))
 		p.users.doubt()
 	}
 }
@@ -37,6 +37,7 @@ func (p *Proxy) linkUp(runID string) {
 	p.users.doubt()
 	p.databases.Clear()
 	p.missing.Store(0)
+	p.touch.look()
 	// Without the server's version hash reads are simply not cached yet.
 	p.wg.Go(func() { _, _ = p.facts() })
 }

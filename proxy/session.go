@@ -105,6 +105,7 @@ type session struct {
 	patience int          // batches until it may rest
 	counted  bool         // among Proxy.clients
 	counts   ruleCounts
+	passed   passed
 }
 
 // wire remembers the shared connection of one kind.
@@ -332,6 +333,7 @@ func (s *session) batch() bool {
 	}
 	s.flushBatch()
 	s.counts.flush(s)
+	s.passed.flush(s)
 	if cap(s.scratch) > keepOut {
 		s.scratch = nil
 	}
@@ -579,6 +581,7 @@ func (s *session) close() {
 	s.shut()
 	s.abandon()
 	s.counts.flush(s)
+	s.passed.flush(s)
 	s.charge(-s.inHeld() - s.kept - s.argsHeld)
 	s.kept, s.argsHeld = 0, 0
 	s.p.users.leave(s.acl)

@@ -145,7 +145,7 @@ func (sl *slot) settle(b []byte, err error) {
 		case err == nil:
 			// The client has seen Redis's own state; an older entry, whose
 			// invalidation is still on its way, must not follow it.
-			p.l1.InvalidateSlot(w)
+			p.l1.InvalidateSlot(w, fromRead)
 		}
 	}
 	if sl.fence&p.fences != 0 && (sl.fence != policy.FenceLock || err != nil || !sl.nilIsNo || !refusedLock(b)) {

@@ -234,7 +234,7 @@ func (u *users) ask(ctx context.Context, doubts int) time.Duration {
 	list := sha256.Sum256(b) // it holds hashes of passwords: nothing else is kept
 	regained := u.refused.Swap(false)
 	if regained || u.list != nil && *u.list != list {
-		p.l1.InvalidateAll()
+		p.l1.InvalidateAll(fromRights)
 		p.m.invalidated(sourceRights)
 	}
 	u.list = &list

@@ -69,6 +69,8 @@ func defaults() *settings {
 			Buffers:           128 * miB,
 			RequestTimeout:    time.Minute,
 			WriteTimeout:      time.Minute,
+			Report:            5 * time.Minute,
+			Window:            time.Hour,
 		},
 		cacheTTL:  time.Minute,
 		logLevel:  "info",
@@ -118,6 +120,7 @@ func (s *settings) keys() fields {
 			"keyspace_events": scalar(word(&c.KeyspaceEvents, "check", "set")),
 			"fence":           s.fence(),
 			"refills":         scalar(number(&c.Refills, 1, math.MaxInt32)),
+			"touch":           scalar(touch(&c.Touch)),
 			"audit": mapping(fields{
 				"one_in":     scalar(number(&c.Audit.OneIn, 0, math.MaxInt64)),
 				"per_second": scalar(number(&c.Audit.PerSecond, 1, math.MaxInt32)),
@@ -137,6 +140,9 @@ func (s *settings) keys() fields {
 		"request_timeout": scalar(duration(&c.RequestTimeout, false)),
 		"write_timeout":   scalar(duration(&c.WriteTimeout, false)),
 		"idle_timeout":    scalar(duration(&c.IdleTimeout, true)),
+
+		"report": scalar(orNever(&c.Report)),
+		"window": scalar(duration(&c.Window, false)),
 
 		"log": mapping(fields{
 			"level":  scalar(word(&s.logLevel, "debug", "info", "warn", "error")),
@@ -159,6 +165,38 @@ func addresses(dst *[]string) setter {
 
 func (s *settings) link(v string) error {
 	return word(&s.cfg.Link, "auto", "tracking", "keyspace", "none")(v)
+}
+
+// never is what a duration is that switches something off.
+const never = -1
+
+// orNever parses a duration; 0 is never.
+func orNever(dst *time.Duration) func(string) error {
+	parse := duration(dst, true)
+	return func(v string) error {
+		err := parse(v)
+		if err == nil && *dst == 0 {
+			*dst = never
+		}
+		return err
+	}
+}
+
+// touch parses auto, off or an interval.
+func touch(dst *time.Duration) func(string) error {
+	return func(v string) error {
+		switch v {
+		case "auto":
+			*dst = 0
+		case "off":
+			*dst = never
+		default:
+			if duration(dst, false)(v) != nil || *dst < time.Second {
+				return fmt.Errorf("%q is neither auto nor off nor a duration of at least 1s", v)
+			}
+		}
+		return nil
+	}
 }
 
 func (s *settings) fence() setter {

@@ -96,7 +96,7 @@ func TestRoutes(t *testing.T) {
 		{"no rules", "/cache/metrics", fake{}, 200, `{"metrics":{}}`},
 		{
 			"rules", "/cache/metrics",
-			fake{rules: map[string]RuleMetrics{"product": {3, 1, 1, 0, 4, HitRate(3, 1)}}},
+			fake{rules: map[string]RuleMetrics{"product": {Counts: NewCounts(3, 1, 1, 0)}}},
 			200, `{"metrics":{"product":{"dels":0,"hitRate":75,"hits":3,"misses":1,"sets":1,"totalRequests":4}}}`,
 		},
 		{"healthy", "/cache/health", fake{}, 200, `{"status":"healthy","test":"passed"}`},

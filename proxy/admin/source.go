@@ -20,14 +20,40 @@ type Source interface {
 	Status() Status
 }
 
-// RuleMetrics counts what one cache rule did.
+// RuleMetrics is what one cache rule did since nearside began and, where windows
+// are kept, in the current and in the last one.
 type RuleMetrics struct {
+	Counts
+	CurrentHour *Window `json:"currentHour,omitempty"`
+	LastHour    *Window `json:"lastHour,omitempty"`
+}
+
+// Window is what a cache rule did in one window of time, which is an hour unless
+// it is configured otherwise.
+type Window struct {
+	Since time.Time `json:"since"`
+	Until time.Time `json:"until"` // of the current window: its end to come
+	Counts
+}
+
+// Counts is what a cache rule did in some time.
+type Counts struct {
 	Hits          uint64  `json:"hits"`
 	Misses        uint64  `json:"misses"`
 	Sets          uint64  `json:"sets"`
 	Dels          uint64  `json:"dels"`
 	TotalRequests uint64  `json:"totalRequests"`
 	HitRate       float64 `json:"hitRate"` // percent; 0 while nothing was asked
+}
+
+// NewCounts adds what follows from the four.
+func NewCounts(hits, misses, sets, dels uint64) Counts {
+	return Counts{Hits: hits, Misses: misses, Sets: sets, Dels: dels, TotalRequests: hits + misses, HitRate: HitRate(hits, misses)}
+}
+
+// Less is what was counted since an earlier time.
+func (c Counts) Less(before Counts) Counts {
+	return NewCounts(c.Hits-before.Hits, c.Misses-before.Misses, c.Sets-before.Sets, c.Dels-before.Dels)
 }
 
 // Health is the outcome of one self test.

@@ -56,7 +56,7 @@ func BenchmarkInvalidate(b *testing.B) {
 	c, _, keys := benchCache(b)
 	b.RunParallel(func(pb *testing.PB) {
 		for i := 0; pb.Next(); i++ {
-			c.Invalidate(keys[i%benchKeys])
+			c.Invalidate(keys[i%benchKeys], FirstSource)
 		}
 	})
 }

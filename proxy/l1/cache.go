@@ -41,6 +41,7 @@ type Cache struct {
 	room     room
 	flights  flights
 	tally    tally
+	history  history
 	relieves atomic.Bool
 	close    sync.Once
 	closing  atomic.Bool
@@ -89,6 +90,7 @@ func New(cfg Config) (*Cache, error) {
 		c.share = (c.maxCost + held - 1) / held
 	}
 	c.init(cfg.Rules)
+	c.history.init(cfg.Rules)
 	store, err := ristretto.NewCache(&ristretto.Config[uint64, *Entry]{
 		NumCounters:        counters(cfg),
 		MaxCost:            c.maxCost,
@@ -212,11 +214,11 @@ func (c *Cache) put(h uint64, f *Fill) bool {
 		return c.drop(DropMismatch)
 	case !c.Current(f.Stamp):
 		// Thrift only: with this stamp it would never be served.
-		return c.drop(DropOvertaken)
+		return c.lose(f, DropOvertaken)
 	case f.Deadline <= f.Now:
-		return c.drop(DropExpired)
+		return c.lose(f, DropExpired)
 	case cost > c.maxEntry:
-		return c.drop(DropTooBig)
+		return c.lose(f, DropTooBig)
 	}
 	g := c.gate(h)
 	if !g.TryRLock() {
@@ -227,13 +229,14 @@ func (c *Cache) put(h uint64, f *Fill) bool {
 		if why != DropQueue && c.room.stuck(cost) {
 			c.relieve(h)
 		}
-		return c.drop(why)
+		return c.lose(f, why)
 	}
+	c.history.storing(f.Stamp.slot) // first: ristretto may reject it before Set returns
 	// Cost 0 makes ristretto ask for it when it takes the item from its queue.
 	if !c.store.Set(h, newEntry(f), 0) {
 		c.room.applied(cost)
 		c.room.give(cost)
-		return c.drop(DropQueue)
+		return c.lose(f, DropQueue)
 	}
 	c.tally.puts.Add(1)
 	return true
@@ -242,6 +245,12 @@ func (c *Cache) put(h uint64, f *Fill) bool {
 func (c *Cache) drop(why Drop) bool {
 	c.tally.dropped[why].Add(1)
 	return false
+}
+
+// lose is drop of a reply whose key is to be remembered for it.
+func (c *Cache) lose(f *Fill, why Drop) bool {
+	c.history.notStored(f.Stamp.slot, why)
+	return c.drop(why)
 }
 
 // applied is called by ristretto's one worker when it has taken a Set from its
@@ -276,13 +285,19 @@ func (c *Cache) onEvict(i *ristretto.Item[*Entry]) {
 
 func (c *Cache) countEvicted(e *Entry) {
 	c.tally.evicted.Add(1)
+	if c.Current(e.stamp()) { // else it was of no use any more
+		c.history.notStored(e.slot, DropEvicted)
+	}
 	if c.evicted != nil {
 		c.evicted(e.Rule, 1)
 	}
 }
 
 func (c *Cache) onReject(i *ristretto.Item[*Entry]) {
-	if i.Value != c.marker {
+	if e := i.Value; e != c.marker {
+		if e != nil {
+			c.history.notStored(e.slot, DropRejected)
+		}
 		c.drop(DropRejected)
 	}
 }

@@ -88,6 +88,7 @@
 // learning its cost, and Del blocks on a full queue. Neither happens: Put counts
 // what is queued and stops at half of what the queue takes.
 //
-// Not accounted, and fixed: 2 MiB of counters, ristretto's queue of 256 KiB and
+// Not accounted, and fixed: 2 MiB of counters and as much of what last happened to
+// their keys (history.go: for people, it decides nothing), ristretto's queue of 256 KiB and
 // its frequency sketch, 4 to 8 % of Memory up to 32 MiB.
 package l1

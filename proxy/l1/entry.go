@@ -1,8 +1,11 @@
 package l1
 
-import "bytes"
+import (
+	"bytes"
+	"sync/atomic"
+)
 
-// Entry is one stored reply. It is immutable.
+// Entry is one stored reply. It is immutable, but for its mark.
 type Entry struct {
 	Reply    []byte // as Redis sent it
 	Deadline int64  // clock of the caller, nanoseconds: not served from then on
@@ -15,9 +18,13 @@ type Entry struct {
 	gen            uint64
 	ruleGen        uint64
 	slot           uint32
-	keyAt, keySize uint32
-	Negative       bool // Fill.Negative
+	keyAt, keySize uint32 // keySize with negativeBit
+	mark           atomic.Uint32
 }
+
+// negativeBit says in keySize that Fill.Negative was set: a bool would take the
+// struct into the allocator's next size.
+const negativeBit = 1 << 31
 
 // overhead is what an entry takes beyond id and reply: this struct (112 bytes),
 // its places in ristretto's two maps (85 to 175 bytes, by how full they happen
@@ -39,19 +46,22 @@ func newEntry(f *Fill) *Entry {
 	}
 	start := len(buf)
 	buf = append(buf, f.Reply...)
+	keySize := uint32(len(f.Key))
+	if f.Negative {
+		keySize |= negativeBit
+	}
 	return &Entry{
 		Reply:    buf[start:size:size],
 		Deadline: f.Deadline,
 		Stored:   f.Now,
 		Rule:     f.Rule,
-		Negative: f.Negative,
 		id:       buf[:len(f.ID)],
 		word:     f.Stamp.word,
 		gen:      f.Stamp.gen,
 		ruleGen:  f.Stamp.ruleGen,
 		slot:     f.Stamp.slot,
 		keyAt:    uint32(at),
-		keySize:  uint32(len(f.Key)),
+		keySize:  keySize,
 	}
 }
 
@@ -71,7 +81,7 @@ func (e *Entry) ID() []byte { return e.id[:len(e.id):len(e.id)] }
 
 // Key is the data key. It must not be changed.
 func (e *Entry) Key() []byte {
-	end := e.keyAt + e.keySize
+	end := e.keyAt + e.keySize&^negativeBit
 	return e.id[e.keyAt:end:end]
 }
 
@@ -80,4 +90,14 @@ func (e *Entry) Bytes() int64 { return e.cost() }
 
 func (e *Entry) stamp() Stamp {
 	return Stamp{slot: e.slot, rule: uint32(e.Rule), word: e.word, gen: e.gen, ruleGen: e.ruleGen}
+}
+
+// Negative says that there is no such key (Fill.Negative).
+func (e *Entry) Negative() bool { return e.keySize&negativeBit != 0 }
+
+// Mark marks the entry, and is true for the first who marks it so. A new entry's
+// mark is 0. It costs one load to all others.
+func (e *Entry) Mark(mark uint32) (first bool) {
+	old := e.mark.Load()
+	return old != mark && e.mark.CompareAndSwap(old, mark)
 }

@@ -85,7 +85,7 @@ func TestEntryKeepsWhatItWasGiven(t *testing.T) {
 			t.Fatal(miss)
 		}
 		if string(e.Reply) != "$1\r\nx\r\n" || string(e.Key()) != key || !bytes.Equal(e.ID(), id) ||
-			e.Rule != 2 || e.Stored != now || e.Deadline != far || !e.Negative || e.Bytes() != cost {
+			e.Rule != 2 || e.Stored != now || e.Deadline != far || !e.Negative() || e.Bytes() != cost {
 			t.Errorf("%+v", e)
 		}
 		if !c.Current(c.Stamped(e)) {
@@ -100,10 +100,10 @@ func TestEntryKeepsWhatItWasGiven(t *testing.T) {
 func TestOvertakenReplyIsNotStored(t *testing.T) {
 	c := newCache(t, Config{})
 	for name, overtake := range map[string]func(){
-		"Invalidate":     func() { c.Invalidate([]byte("k")) },
-		"InvalidateSlot": func() { c.InvalidateSlot(c.Slot([]byte("k"))) },
-		"InvalidateRule": func() { c.InvalidateRule(1) },
-		"InvalidateAll":  func() { c.InvalidateAll() },
+		"Invalidate":     func() { c.Invalidate([]byte("k"), FirstSource) },
+		"InvalidateSlot": func() { c.InvalidateSlot(c.Slot([]byte("k")), FirstSource) },
+		"InvalidateRule": func() { c.InvalidateRule(1, FirstSource) },
+		"InvalidateAll":  func() { c.InvalidateAll(FirstSource) },
 		"write":          func() { c.BeginWrite(c.Slot([]byte("k"))); c.EndWrite(c.Slot([]byte("k"))) },
 		"write of all":   func() { c.BeginAll(); c.EndAll() },
 	} {
@@ -127,9 +127,9 @@ func TestOvertakenReplyIsNotStored(t *testing.T) {
 func TestOvertakenEntryIsNotServed(t *testing.T) {
 	c := newCache(t, Config{})
 	for name, overtake := range map[string]func(){
-		"Invalidate":     func() { c.Invalidate([]byte("k")) },
-		"InvalidateRule": func() { c.InvalidateRule(1) },
-		"InvalidateAll":  func() { c.InvalidateAll() },
+		"Invalidate":     func() { c.Invalidate([]byte("k"), FirstSource) },
+		"InvalidateRule": func() { c.InvalidateRule(1, FirstSource) },
+		"InvalidateAll":  func() { c.InvalidateAll(FirstSource) },
 	} {
 		e := store(t, c, "k", name)
 		overtake()
@@ -139,8 +139,8 @@ func TestOvertakenEntryIsNotServed(t *testing.T) {
 		}
 	}
 	store(t, c, "k", "again")
-	c.InvalidateRule(2)
-	c.Invalidate([]byte("another"))
+	c.InvalidateRule(2, FirstSource)
+	c.Invalidate([]byte("another"), FirstSource)
 	want(t, c, "k", Hit)
 }
 
@@ -186,7 +186,7 @@ func TestLateSetAfterInvalidate(t *testing.T) {
 	if holds(c, "k") {
 		t.Fatal("visible already: the worker was not stopped")
 	}
-	c.Invalidate([]byte("k"))
+	c.Invalidate([]byte("k"), FirstSource)
 	release()
 	if !holds(c, "k") {
 		t.Fatal("never applied: nothing was tested")
@@ -199,7 +199,7 @@ func TestLateSetAfterInvalidate(t *testing.T) {
 func TestLateSetBeforeNewer(t *testing.T) {
 	c, release := stall(t)
 	older := putWith(c, "k", strings.Repeat("old", 5_000), note(c, "k"))
-	c.Invalidate([]byte("k"))
+	c.Invalidate([]byte("k"), FirstSource)
 	if newer := putWith(c, "k", "new", note(c, "k")); !older || !newer {
 		t.Fatal("not queued")
 	}
@@ -290,12 +290,12 @@ func TestInvalidateWhileSuspended(t *testing.T) {
 	c := newCache(t, Config{})
 	store(t, c, "k", "v")
 	c.Suspend()
-	c.Invalidate([]byte("k"))
+	c.Invalidate([]byte("k"), FirstSource)
 	c.Resume()
 	want(t, c, "k", Overtaken)
 	store(t, c, "k", "v")
 	c.Suspend()
-	c.InvalidateAll()
+	c.InvalidateAll(FirstSource)
 	c.Resume()
 	want(t, c, "k", Overtaken)
 }
@@ -314,7 +314,7 @@ func TestEverything(t *testing.T) {
 	}
 	fill("a", 1)
 	fill("b", 3)
-	c.InvalidateRule(1)
+	c.InvalidateRule(1, FirstSource)
 	look("a", 1, Overtaken)
 	look("b", 3, Hit)
 	fill("a", 1)
@@ -330,7 +330,7 @@ func TestEverything(t *testing.T) {
 	}
 	generation := c.Stats().Generation
 	fill("a", 1)
-	c.InvalidateAll()
+	c.InvalidateAll(FirstSource)
 	look("a", 1, Overtaken)
 	if c.Stats().Generation != generation+1 {
 		t.Error("the generation was not raised")
@@ -432,7 +432,7 @@ func TestOvertakenFlightIsNotJoined(t *testing.T) {
 	var lead1, early, lead2, late, last waiter
 	first, _ := join(&lead1)
 	join(&early)
-	c.Invalidate([]byte("k"))
+	c.Invalidate([]byte("k"), FirstSource)
 	second, leader := join(&lead2)
 	if !leader || second == first || c.Current(first.Stamp()) || !c.Current(second.Stamp()) {
 		t.Fatal("joined a flight that was overtaken")

@@ -100,15 +100,15 @@ func TestModelInvalidations(t *testing.T) {
 		perhaps(r)
 		switch r.IntN(20) {
 		case 0:
-			c.InvalidateAll()
+			c.InvalidateAll(FirstSource)
 		case 1:
-			c.InvalidateRule(1)
+			c.InvalidateRule(1, FirstSource)
 		case 2:
 			c.Suspend()
-			c.Invalidate(fmt.Append(nil, "k", k))
+			c.Invalidate(fmt.Append(nil, "k", k), FirstSource)
 			c.Resume()
 		default:
-			c.Invalidate(fmt.Append(nil, "k", k))
+			c.Invalidate(fmt.Append(nil, "k", k), FirstSource)
 		}
 		o.raise(k, v)
 	}, func(*origin, int, uint64) {})

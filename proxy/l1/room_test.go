@@ -70,7 +70,7 @@ func TestBounds(t *testing.T) {
 					putWith(c, key, long[:r.IntN(1+r.IntN(len(long)))], note(c, key))
 					get(c, fmt.Sprint(r.IntN(300)))
 					if r.IntN(10) == 0 {
-						c.Invalidate([]byte(key))
+						c.Invalidate([]byte(key), FirstSource)
 					}
 				}
 			})

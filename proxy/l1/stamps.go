@@ -53,11 +53,10 @@ type Stamp struct {
 	word, gen, ruleGen uint64
 }
 
-// Slot is the index of the key's counter. Keys may share a counter: then an
-// invalidation of one takes the other with it, never the reverse.
-func (s *stamps) Slot(key []byte) uint32 {
-	return uint32(maphash.Bytes(s.seed, key) % slots)
-}
+// Slot names the key's counter, which is the one at Slot modulo slots; what of it
+// is beyond tells, in history, one key from another. Keys may share a counter:
+// then an invalidation of one takes the other with it, never the reverse.
+func (s *stamps) Slot(key []byte) uint32 { return uint32(maphash.Bytes(s.seed, key)) }
 
 // Note takes the key's stamp. It must be called before the request whose reply
 // is to carry it is sent. It panics on a rule outside 0 to Config.Rules.
@@ -93,10 +92,7 @@ func (s *stamps) BeginWrite(slot uint32) {
 // EndWrite ends what one BeginWrite began.
 func (s *stamps) EndWrite(slot uint32) { s.words[slot%slots].Add(version - 1) }
 
-// Invalidate overtakes everything noted for the key. It never blocks.
-func (s *stamps) Invalidate(key []byte) { s.InvalidateSlot(s.Slot(key)) }
-
-// InvalidateSlot is Invalidate for a key whose Slot is known.
+// InvalidateSlot overtakes everything noted for the keys of the counter. It never blocks.
 func (s *stamps) InvalidateSlot(slot uint32) {
 	s.words[slot%slots].Add(version)
 	s.changed(slot)

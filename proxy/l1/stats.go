@@ -41,12 +41,22 @@ const (
 	DropRejected              // after Put returned true: ristretto's policy preferred what it has
 	DropClosed
 	Drops // their number
+
+	// Not of Put, for History alone.
+	DropEvicted  // it was stored, and thrown out to make room
+	DropMaxReply // NotStored: the caller's own bound
+	DropNegative // NotStored: there is no such key, and that is not kept
+	DropError    // NotStored: an error is never kept
+	losses
 )
 
-var dropNames = [Drops]string{"overtaken", "expired", "mismatch", "too_big", "memory", "entries", "queue", "rejected", "closed"}
+var dropNames = [losses]string{
+	"overtaken", "expired", "mismatch", "too_large", "memory", "entries", "queue", "rejected", "closed",
+	DropEvicted: "evicted", DropMaxReply: "too_large", DropNegative: "negative_off", DropError: "error",
+}
 
 func (d Drop) String() string {
-	if d < Drops {
+	if d < losses && dropNames[d] != "" {
 		return dropNames[d]
 	}
 	return "unknown"
