@@ -117,6 +117,24 @@ func (s *session) giveBack(keep bool) {
 	}
 }
 
+// mostUnlocked is the number of batches without a command for locks after which a
+// session is one of many again.
+const mostUnlocked = 16
+
+// hurry has the loop look more often for sessions that take and release locks, so
+// that these do not wait until all others have been served.
+func (s *session) hurry(locks bool) {
+	switch {
+	case locks:
+		s.unlocked = 0
+		s.src.SetUrgent(true)
+	case s.unlocked < mostUnlocked:
+		if s.unlocked++; s.unlocked == mostUnlocked {
+			s.src.SetUrgent(false)
+		}
+	}
+}
+
 // blocking is called before the session's reader waits for anything: if that is a
 // loop's goroutine, another one takes the loop's part.
 func (s *session) blocking() {

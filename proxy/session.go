@@ -103,6 +103,7 @@ type session struct {
 	lent     bool         // in is the loop's buffer
 	alone    int          // how long the last stay on a goroutine of its own was, in batches
 	patience int          // batches until it may rest
+	unlocked int          // batches without a command for locks, while it is urgent
 	counted  bool         // among Proxy.clients
 	counts   ruleCounts
 	passed   passed
@@ -537,8 +538,10 @@ func (s *session) flushBatch() {
 		s.flushOrigin()
 		return
 	}
+	locks := false
 	for i, c := range s.touched {
 		if c.Group().Lock {
+			locks = true
 			c.FlushNow()
 		} else {
 			s.src.Loop().Defer(c)
@@ -546,6 +549,7 @@ func (s *session) flushBatch() {
 		s.touched[i] = nil
 	}
 	s.touched = s.touched[:0]
+	s.hurry(locks)
 }
 
 // flushOrigin writes what the session has given to origin connections.

@@ -57,6 +57,7 @@ func (c *Conn) startReading() {
 	c.o.wg.Add(1) // done at the end
 	if s, ok := c.nc.(*loop.Socket); ok {
 		c.src = c.o.loops.Pick(c.o.loopNext.Add(1)).NewSource(s, r)
+		c.src.SetUrgent(c.group.Lock) // whoever holds a lock holds others up
 		if c.src.Return() {
 			return
 		}

@@ -19,6 +19,7 @@ type watch struct {
 
 	mu    sync.RWMutex // held for reading around system calls other than the wait
 	ep    int
+	up    int // the urgent ones' epoll instance, which is a member of ep
 	bell  int // an eventfd that interrupts the wait
 	ended bool
 	done  chan struct{} // the wait is over for good
@@ -33,11 +34,20 @@ func (w *watch) open() error {
 	if err == nil {
 		err = unix.EpollCtl(ep, unix.EPOLL_CTL_ADD, bell, &unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLET, Fd: int32(bell)})
 	}
+	up := -1
+	if err == nil {
+		up, err = unix.EpollCreate1(unix.EPOLL_CLOEXEC)
+	}
+	if err == nil {
+		err = unix.EpollCtl(ep, unix.EPOLL_CTL_ADD, up, &unix.EpollEvent{Events: unix.EPOLLIN, Fd: int32(up)})
+	}
 	if err != nil {
-		_ = unix.Close(ep)
+		for _, fd := range []int{ep, bell, up} {
+			_ = unix.Close(fd) // -1 is refused
+		}
 		return fmt.Errorf("epoll: %w", err)
 	}
-	w.ep, w.bell = ep, bell
+	w.ep, w.up, w.bell = ep, up, bell
 	return nil
 }
 
@@ -82,26 +92,54 @@ func (l *Loop) wait() bool {
 		w.mu.Lock()
 		w.ended = true
 		_ = unix.Close(w.ep)
+		_ = unix.Close(w.up)
 		_ = unix.Close(w.bell)
 		w.mu.Unlock()
 		return false
 	}
-	l.mu.Lock()
+	urgent := false
 	for i := range n {
-		// A closed socket's number may be another's by now, which then finds nothing to read.
-		e := &w.events[i]
-		if s := l.members[int(e.Fd)]; s != nil {
-			if e.Events&(unix.EPOLLRDHUP|unix.EPOLLHUP|unix.EPOLLERR) != 0 {
-				s.hungUp.Store(true) // before the claim
-			}
-			l.ready = append(l.ready, s)
-		}
+		urgent = urgent || w.events[i].Fd == int32(w.up)
 	}
+	l.mu.Lock()
+	l.ready = l.found(l.ready, n)
 	l.ready = append(l.ready, l.late...)
 	clear(l.late)
 	l.late = l.late[:0]
 	l.mu.Unlock()
+	if urgent {
+		l.lookUrgent()
+	}
 	return true
+}
+
+// found adds the sources of n events to a list. mu is held.
+func (l *Loop) found(list []*Source, n int) []*Source {
+	for i := range n {
+		// A closed socket's number may be another's by now, which then finds nothing to read.
+		e := &l.watch.events[i]
+		if s := l.members[int(e.Fd)]; s != nil {
+			if e.Events&(unix.EPOLLRDHUP|unix.EPOLLHUP|unix.EPOLLERR) != 0 {
+				s.hungUp.Store(true) // before the claim
+			}
+			list = append(list, s)
+		}
+	}
+	return list
+}
+
+// lookUrgent puts those urgent sources that are ready before everything else.
+func (l *Loop) lookUrgent() {
+	if l.nextUp < len(l.first) {
+		return // there still are some
+	}
+	n, err := unix.EpollWait(l.watch.up, l.watch.events[:], 0)
+	if err != nil || n == 0 { // interrupted: the next look finds them
+		return
+	}
+	l.mu.Lock()
+	l.first, l.nextUp = l.found(l.first[:0], n), 0
+	l.mu.Unlock()
 }
 
 // add makes a source one of the loop's. From then on it is claimed whenever it
@@ -118,9 +156,16 @@ func (l *Loop) add(s *Source) bool {
 		l.mu.Lock()
 		l.members[fd] = s
 		l.mu.Unlock()
-		s.closing = func() { l.forget(fd) }
-		e := unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLRDHUP | edge, Fd: int32(fd)}
-		if unix.EpollCtl(w.ep, unix.EPOLL_CTL_ADD, fd, &e) != nil {
+		s.closing = func() { l.forget(fd, s.urgent) }
+		ep := w.ep
+		if s.urgent {
+			ep = w.up
+			l.urgent.Add(1)
+		}
+		if unix.EpollCtl(ep, unix.EPOLL_CTL_ADD, fd, events(fd)) != nil {
+			if s.urgent {
+				l.urgent.Add(-1)
+			}
 			l.mu.Lock()
 			delete(l.members, fd)
 			l.mu.Unlock()
@@ -131,14 +176,46 @@ func (l *Loop) add(s *Source) bool {
 	})
 }
 
+func events(fd int) *unix.EpollEvent {
+	return &unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLRDHUP | edge, Fd: int32(fd)}
+}
+
+// move puts a member among the urgent ones, or among the others again. What is there
+// to be read is reported once more.
+func (l *Loop) move(s *Source, urgent bool) {
+	w := &l.watch
+	s.use(func(fd int) bool {
+		w.mu.RLock()
+		defer w.mu.RUnlock()
+		if w.ended {
+			return false
+		}
+		from, to, more := w.ep, w.up, int32(1)
+		if !urgent {
+			from, to, more = w.up, w.ep, -1
+		}
+		if unix.EpollCtl(to, unix.EPOLL_CTL_ADD, fd, events(fd)) != nil {
+			return false // it stays where it is
+		}
+		_ = unix.EpollCtl(from, unix.EPOLL_CTL_DEL, fd, nil) // it cannot fail for a member
+		s.urgent = urgent
+		l.urgent.Add(more)
+		return true
+	})
+}
+
 // edge is EPOLLET, which is negative as the package has it.
 const edge = 1 << 31
 
 // remove is needed because the socket's description may live on in a duplicate.
-func (w *watch) remove(fd int) {
+func (w *watch) remove(fd int, urgent bool) {
 	w.mu.RLock()
 	defer w.mu.RUnlock()
 	if !w.ended {
-		_ = unix.EpollCtl(w.ep, unix.EPOLL_CTL_DEL, fd, nil) // it cannot fail for a member
+		ep := w.ep
+		if urgent {
+			ep = w.up
+		}
+		_ = unix.EpollCtl(ep, unix.EPOLL_CTL_DEL, fd, nil) // it cannot fail for a member
 	}
 }

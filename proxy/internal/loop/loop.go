@@ -23,15 +23,19 @@ type Loop struct {
 	turn  atomic.Uint64
 
 	// The turn's holder's.
-	ready []*Source
-	next  int
-	ran   int // owners since the last flush
+	ready  []*Source
+	next   int
+	first  []*Source // urgent ones, before the rest of ready
+	nextUp int
+	ran    int // owners since the last flush
 
 	mu      sync.Mutex
 	touched []Flusher // since the last flush
 	late    []*Source // that have more to be read
 	members map[int]*Source
 	seen    uint64 // the turn when the supervisor looked last
+
+	urgent atomic.Int32 // members that are
 }
 
 // Turn is one call of Ready.
@@ -73,8 +77,12 @@ func (l *Loop) Defer(f Flusher) {
 
 func (l *Loop) again(s *Source, t *Turn) {
 	l.mu.Lock()
+	ring := len(l.late) == 0 // else it has been rung, or is not needed
 	l.late = append(l.late, s)
 	l.mu.Unlock()
+	if !ring {
+		return
+	}
 	if t == nil || l.turn.Load() != t.n { // the caller has lost its turn, and the loop may wait
 		l.watch.interrupt()
 	}
@@ -84,6 +92,24 @@ func (l *Loop) again(s *Source, t *Turn) {
 // out although more wait.
 const flushEvery = 32
 
+// urgentEvery is the number of owners after which the loop looks for urgent sources.
+const urgentEvery = 4
+
+// pop is the next source to be dealt with, nil at the end of a round.
+func (l *Loop) pop() (s *Source) {
+	list, at := &l.first, &l.nextUp
+	if *at == len(*list) {
+		list, at = &l.ready, &l.next
+	}
+	if *at == len(*list) {
+		return nil
+	}
+	s = (*list)[*at]
+	(*list)[*at] = nil
+	*at++
+	return s
+}
+
 // run goes on until the turn is lost or the group ends.
 func (l *Loop) run(n uint64) {
 	t := &Turn{loop: l, n: n, buf: make([]byte, BufferSize)}
@@ -91,7 +117,8 @@ func (l *Loop) run(n uint64) {
 		return
 	}
 	for {
-		if l.next == len(l.ready) {
+		s := l.pop()
+		if s == nil {
 			if l.ran > 0 && !l.flush(t) {
 				return
 			}
@@ -100,9 +127,6 @@ func (l *Loop) run(n uint64) {
 			}
 			continue // those who sent may be gone already
 		}
-		s := l.ready[l.next]
-		l.ready[l.next] = nil
-		l.next++
 		if !s.claim() {
 			continue
 		}
@@ -115,6 +139,9 @@ func (l *Loop) run(n uint64) {
 			return
 		}
 		t.n++
+		if l.ran%urgentEvery == 0 && l.urgent.Load() > 0 {
+			l.lookUrgent()
+		}
 		if l.ran == flushEvery && !l.flush(t) {
 			return
 		}
@@ -158,11 +185,14 @@ func (l *Loop) takeOver(n uint64) {
 }
 
 // forget is called when a source's socket is closed; its number may be another's from then on.
-func (l *Loop) forget(fd int) {
+func (l *Loop) forget(fd int, urgent bool) {
 	l.mu.Lock()
 	delete(l.members, fd)
 	l.mu.Unlock()
-	l.watch.remove(fd)
+	if urgent {
+		l.urgent.Add(-1)
+	}
+	l.watch.remove(fd, urgent)
 }
 
 // Group is a number of loops and what keeps them going.

@@ -29,9 +29,11 @@ func (s *Socket) Unwait() {}
 
 type watch struct{}
 
-func (w *watch) open() error     { return errors.ErrUnsupported }
-func (w *watch) close()          {}
-func (w *watch) interrupt()      {}
-func (w *watch) remove(int)      {}
-func (l *Loop) wait() bool       { return false }
-func (l *Loop) add(*Source) bool { return false }
+func (w *watch) open() error       { return errors.ErrUnsupported }
+func (w *watch) close()            {}
+func (w *watch) interrupt()        {}
+func (w *watch) remove(int, bool)  {}
+func (l *Loop) lookUrgent()        {}
+func (l *Loop) move(*Source, bool) {}
+func (l *Loop) wait() bool         { return false }
+func (l *Loop) add(*Source) bool   { return false }

@@ -29,6 +29,7 @@ type Source struct {
 	state  atomic.Int32
 	hungUp atomic.Bool
 	member bool // of the loop's; the holder's
+	urgent bool // the holder's, and the socket's lock's
 }
 
 // NewSource puts a socket into l's care. Its owner holds it, as after Take, until it rests.
@@ -38,6 +39,18 @@ func (l *Loop) NewSource(s *Socket, owner Owner) *Source {
 
 // Loop is the one that it was made for.
 func (s *Source) Loop() *Loop { return s.loop }
+
+// SetUrgent says whether the source is to be looked for more often than others:
+// not at the end of a round only. For who holds it.
+func (s *Source) SetUrgent(urgent bool) {
+	switch {
+	case urgent == s.urgent:
+	case s.member:
+		s.loop.move(s, urgent)
+	default:
+		s.urgent = urgent
+	}
+}
 
 // HungUp tells whether the other side has closed its half or all of it: then no
 // further event will tell that there is an end behind what can be read.
