@@ -54,7 +54,9 @@ func (s *session) cached(raw []byte) {
 		s.readThrough(raw)
 		return
 	}
-	if v := s.fresh(); v != link.OK {
+	if v := s.fresh(); s.parks {
+		return
+	} else if v != link.OK {
 		if v == link.Fenced || !s.readOrStale(raw) {
 			s.readThrough(raw)
 		}

@@ -14,16 +14,28 @@ import (
 const fenceWait = 200 * time.Millisecond
 
 // fresh tells whether the near cache may be used now (link.OK), after waiting
-// for a fence if there is one, or why not.
+// for a fence if there is one, or why not. With s.parks set, the request is to be
+// begun again later and there is no verdict yet.
 func (s *session) fresh() link.Verdict {
 	p := s.p
+	waited := s.afterFence
+	s.afterFence = fenceUnknown
 	v := p.link.Verdict(s.now)
 	switch v {
 	case link.OK:
 	case link.Fenced:
-		p.m.fenceWaits.Inc()
-		if s.awaitLink(p.link.Wait) {
+		if waited == fencePassed { // another one has been raised since the request came
 			return link.OK
+		}
+		if waited == fenceUnknown {
+			p.m.fenceWaits.Inc()
+			if s.mayPark() {
+				s.parks = true
+				return v
+			}
+			if s.awaitLink(p.link.Wait) {
+				return link.OK
+			}
 		}
 		p.m.bypass(bypassFence)
 	case link.Stale:

@@ -51,6 +51,7 @@ const (
 	turns                 // there is more, but others have their turn first
 	stays                 // it needs a goroutine of its own
 	closes                // it is to end
+	parks                 // it goes on when a fence has passed
 )
 
 // mostSteps is how often a session is read from before others have their turn.
@@ -61,14 +62,20 @@ const mostSteps = 4
 func (s *session) step(t *loop.Turn) stepped {
 	s.turn = t
 	for range mostSteps {
-		buf := t.Buffer()
-		n, err := s.src.TryRead(buf)
-		if err != nil && err != loop.ErrNothing { //nolint:errorlint // never wrapped
-			s.turn = nil
-			return stays // run finds it once more
+		more := len(s.in) > 0 // it was parked; what has come meanwhile was reported to nobody
+		if !more {
+			buf := t.Buffer()
+			n, err := s.src.TryRead(buf)
+			if err != nil && err != loop.ErrNothing { //nolint:errorlint // never wrapped
+				s.turn = nil
+				return stays // run finds it once more
+			}
+			if n > 0 {
+				s.in, s.lent, s.off, s.since = buf[:n], true, 0, time.Time{}
+			}
+			more = n == len(buf)
 		}
-		if n > 0 {
-			s.in, s.lent, s.off, s.since = buf[:n], true, 0, time.Time{}
+		if len(s.in) > 0 {
 			s.now = clockNow()
 			s.active.Store(s.now)
 			on := s.batch()
@@ -78,10 +85,14 @@ func (s *session) step(t *loop.Turn) stepped {
 			case !on:
 				s.turn = nil
 				return closes
+			case s.parks:
+				s.parks = false
+				s.turn = nil
+				return parks
 			case !whole:
 				s.turn = nil
 				return stays
-			case s.restful() && (n == len(buf) || s.src.HungUp()):
+			case s.restful() && (more || s.src.HungUp()):
 				continue
 			}
 		}
@@ -168,6 +179,9 @@ func (s *session) Ready(t *loop.Turn) {
 		} else {
 			go s.run()
 		}
+	case parks:
+		s.src.Take()
+		s.p.park(s)
 	case closes:
 		s.src.Take()
 		if t.Left() {

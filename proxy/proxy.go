@@ -58,6 +58,7 @@ type Proxy struct {
 	missing   atomic.Int64 // the smallest number of one that it has not; 0: not known
 
 	refills refills
+	parking parking
 	outage  outage
 
 	audit      auditor

@@ -98,13 +98,16 @@ type session struct {
 	shutOnce atomic.Bool
 	ended    chan struct{} // closed when the reader has ended
 
-	src      *loop.Source // nil: the session always has a goroutine
-	turn     *loop.Turn   // the reader runs on the loop's goroutine, or did when its turn began
-	lent     bool         // in is the loop's buffer
-	alone    int          // how long the last stay on a goroutine of its own was, in batches
-	patience int          // batches until it may rest
-	unlocked int          // batches without a command for locks, while it is urgent
-	counted  bool         // among Proxy.clients
+	src        *loop.Source // nil: the session always has a goroutine
+	turn       *loop.Turn   // the reader runs on the loop's goroutine, or did when its turn began
+	parks      bool         // the request at hand is to be begun again when a fence has passed
+	afterFence fenced       // … which it has, or not
+
+	lent     bool // in is the loop's buffer
+	alone    int  // how long the last stay on a goroutine of its own was, in batches
+	patience int  // batches until it may rest
+	unlocked int  // batches without a command for locks, while it is urgent
+	counted  bool // among Proxy.clients
 	counts   ruleCounts
 	passed   passed
 }
@@ -321,6 +324,10 @@ func (s *session) batch() bool {
 		s.off += n
 		if !s.request(kind, raw) {
 			return false
+		}
+		if s.parks {
+			s.off -= n
+			break
 		}
 		if count%32 == 0 { // a long batch must not answer by an old clock
 			s.now = clockNow()
