@@ -30,6 +30,7 @@ func (s *session) mayPark() bool {
 // park waits for the fences raised until now. The caller has taken the source and
 // may not touch the session any more.
 func (p *Proxy) park(s *session) {
+	s.fence = p.link.Raised()
 	k := &p.parking
 	k.mu.Lock()
 	k.list = append(k.list, s)
@@ -37,32 +38,56 @@ func (p *Proxy) park(s *session) {
 	k.waiter = true
 	k.mu.Unlock()
 	if start {
-		p.wg.Go(p.unpark) // the session is counted there, too: it is not over
+		p.wg.Go(p.awaitFences) // the session is counted there, too: it is not over
 	}
 }
 
-// unpark waits for all that are parked, until there are none.
-func (p *Proxy) unpark() {
+// unparkPassed lets those go on whose fence has passed; the link's reader calls it.
+func (p *Proxy) unparkPassed() { p.unpark(p.link.Passed(), fencePassed) }
+
+// unpark lets those go on that wait for fences up to a number, and tells the
+// greatest number that others wait for, 0 if nobody does.
+func (p *Proxy) unpark(upTo uint64, how fenced) (more uint64) {
+	k := &p.parking
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	rest := k.list[:0]
+	for _, s := range k.list {
+		if s.fence > upTo {
+			rest = append(rest, s)
+			more = max(more, s.fence)
+			continue
+		}
+		s.afterFence = how
+		if !s.src.Return() {
+			go s.run()
+		}
+	}
+	clear(k.list[len(rest):])
+	k.list = rest
+	return more
+}
+
+// awaitFences sees to it that nobody is parked for longer than fenceWait, or once
+// the link is down.
+func (p *Proxy) awaitFences() {
 	k := &p.parking
 	for {
-		k.mu.Lock()
-		list := k.list
-		k.list = nil
-		k.waiter = len(list) > 0
-		k.mu.Unlock()
-		if len(list) == 0 {
+		upTo := p.unpark(p.link.Passed(), fencePassed)
+		if upTo == 0 {
+			k.mu.Lock()
+			k.waiter = len(k.list) > 0
+			again := k.waiter
+			k.mu.Unlock()
+			if again {
+				continue
+			}
 			return
 		}
-		// After the list was taken: it waits for what was raised before.
-		result := fenceFailed
-		if p.link.Wait(fenceWait) {
-			result = fencePassed
+		how := fenceFailed
+		if p.link.WaitFor(upTo, fenceWait) {
+			how = fencePassed
 		}
-		for _, s := range list {
-			s.afterFence = result
-			if !s.src.Return() {
-				go s.run()
-			}
-		}
+		p.unpark(upTo, how)
 	}
 }

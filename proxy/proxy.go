@@ -164,7 +164,8 @@ func New(cfg Config) (*Proxy, error) {
 			p.m.invalidated(by.String())
 			p.log.Debug("everything cached is forgotten", "reason", reason)
 		},
-		Up: p.linkUp,
+		Up:     p.linkUp,
+		Proven: p.unparkPassed,
 	})
 	if cfg.Admin != "" {
 		var options []admin.Option

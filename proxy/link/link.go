@@ -64,7 +64,9 @@ type Config struct {
 	InvalidatePattern func(by Cause, pattern []byte) // the same for all keys that match; nil: InvalidateAll
 	InvalidateAll     func(by Cause, reason string)  // anything may have changed; must not block
 	Up                func(runID string)             // changes are reported: connections to another run id are closed here; nil: nothing to do
-	Log               *slog.Logger                   // nil: silent
+	// Proven is called after each PONG that counts, on the connection's reading goroutine. It must not block. May be nil.
+	Proven func()
+	Log    *slog.Logger // nil: silent
 }
 
 // A Link tells what changed at the origin and whether hits may be served.

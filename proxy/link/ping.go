@@ -55,7 +55,9 @@ func (s *session) pong(seq uint64, at int64, forFence bool, reply []byte, err er
 		return
 	}
 	if string(reply) == "+PONG\r\n" {
-		l.prove(s, seq, at)
+		if l.prove(s, seq, at) && l.cfg.Proven != nil {
+			l.cfg.Proven()
+		}
 		l.count.pongs.Add(1)
 		l.count.roundTrip.Store(l.cfg.Now() - at)
 		s.refused("")
@@ -84,12 +86,13 @@ func (s *session) refused(with string) {
 	s.say(slog.LevelWarn, "PING on the link is refused, freshness cannot be proven", slog.String("answer", with))
 }
 
-// prove takes PING seq as answered with PONG: everything that was written before it was sent is known.
-func (l *Link) prove(s *session, seq uint64, at int64) {
+// prove takes PING seq as answered with PONG: everything that was written before it was sent is known. It reports
+// false if s is not the connection that may speak.
+func (l *Link) prove(s *session, seq uint64, at int64) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.cur != s {
-		return
+		return false
 	}
 	s.watchdog.Reset(l.patience)
 	s.proof = at
@@ -102,6 +105,7 @@ func (l *Link) prove(s *session, seq uint64, at int64) {
 		s.say(slog.LevelInfo, "link up", slog.String("source", l.source), slog.String("run_id", l.runID), slog.String("role", l.role))
 	}
 	l.wakeAll()
+	return true
 }
 
 // publish says until when hits may be served: MaxStaleness after the older one of the proof and the check. Called with mu held.

@@ -172,7 +172,7 @@ func (o *Origin) handshake(ctx context.Context, opt *redis.Options, g Group, k k
 		_ = raw.Close()
 		return nil, err
 	}
-	if o.loops != nil && k == shared && nc == raw {
+	if o.loops != nil && (k == shared || k == dialled) && nc == raw {
 		if s, err := loop.Detach(nc); err == nil {
 			nc, raw = s, s
 		}

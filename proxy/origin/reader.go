@@ -57,7 +57,7 @@ func (c *Conn) startReading() {
 	c.o.wg.Add(1) // done at the end
 	if s, ok := c.nc.(*loop.Socket); ok {
 		c.src = c.o.loops.Pick(c.o.loopNext.Add(1)).NewSource(s, r)
-		c.src.SetUrgent(c.group.Lock) // whoever holds a lock holds others up
+		c.src.SetUrgent(c.group.Lock || c.kind == dialled) // others wait for who holds a lock, and for the link
 		if c.src.Return() {
 			return
 		}
