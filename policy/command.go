@@ -80,12 +80,13 @@ func flagOf(name string) Flags {
 // Command is what is known of one command (a subcommand is a command of its own, "client|id").
 // It is shared and must not be changed.
 type Command struct {
-	Name  string // lower case, "container|sub" for subcommands
-	Arity int    // as Redis states it: negative means "at least"
-	Flags Flags
-	Pin   Pin  // why it needs a connection of its own; XREAD and XREADGROUP only with BLOCK, so see Decision.Route
-	Cache bool // a read whose answer depends on its arguments and one stored value (MGET: one each)
-	Hash  bool // its answer may change when a field of a hash expires by itself
+	Name   string // lower case, "container|sub" for subcommands
+	Family Family // what it is about
+	Arity  int    // as Redis states it: negative means "at least"
+	Flags  Flags
+	Pin    Pin  // why it needs a connection of its own; XREAD and XREADGROUP only with BLOCK, so see Decision.Route
+	Cache  bool // a read whose answer depends on its arguments and one stored value (MGET: one each)
+	Hash   bool // its answer may change when a field of a hash expires by itself
 
 	// Key positions as COMMAND states them: of the first key, of the last (negative: counted from the end)
 	// and the step between them. All 0 if it names no keys there; FlagMovableKeys says that there may be more.
@@ -172,15 +173,20 @@ func (c *Command) ArityOK(n int) bool {
 // parseTable reads the table. A mistake in it panics: no test survives that.
 func parseTable(text string) (index, []string) {
 	all, names := index{}, []string{}
+	family := Other
 	for line := range strings.Lines(text) {
 		f := strings.Fields(line)
-		if len(f) == 0 || f[0] == "#" {
+		if len(f) == 0 {
+			continue
+		}
+		if f[0] == "#" {
+			family = familyOf(strings.TrimSuffix(f[1], ":"))
 			continue
 		}
 		if len(f) != 5 {
 			panic("policy: a row needs five columns: " + line)
 		}
-		c := &Command{Name: f[0], Arity: number(f[1])}
+		c := &Command{Name: f[0], Family: family, Arity: number(f[1])}
 		for _, name := range words(f[2]) {
 			flag := flagOf(name)
 			if flag == 0 {

@@ -143,7 +143,8 @@ func commandsDoc(t *testing.T) string {
 			continue
 		}
 		if f[0] == "#" {
-			section, _, _ = strings.Cut(strings.TrimSpace(strings.TrimPrefix(strings.TrimSpace(line), "#")), " (")
+			_, title, _ := strings.Cut(strings.TrimSpace(line), ": ")
+			section, _, _ = strings.Cut(title, " (")
 			section, _, _ = strings.Cut(section, ";")
 			fmt.Fprintf(&b, "\n## %s%s\n\n| command | what nearside makes of it |\n| --- | --- |\n", strings.ToUpper(section[:1]), section[1:])
 			continue

@@ -5,7 +5,7 @@ package policy
 // TestTableAgainstRedis compares it with what a real server says of itself.
 //
 // A row is: name, arity, flags, keys, and what nearside makes of it. "-" means
-// none, "#" at the start of a line begins a comment. Arity and flags are spelt
+// none; "# family: title" begins a family of commands. Arity and flags are spelt
 // as COMMAND spells them; a negative arity means "at least".
 //
 // keys, joined by commas, positions counted from the command's name at 0:
@@ -30,7 +30,7 @@ package policy
 //	if-block   pinned only if BLOCK is among its options
 //	set setnx copy move sort mget eval evalsha fcall source:N   have code of their own in decide.go
 const table = `
-# strings
+# string: strings
 append                         3 write,denyoom,fast                           w1          -
 decr                           2 write,denyoom,fast                           w1          -
 decrby                         3 write,denyoom,fast                           w1          -
@@ -54,7 +54,7 @@ setrange                       4 write,denyoom                                w1
 strlen                         2 readonly,fast                                r1          cache
 substr                         4 readonly                                     r1          cache
 
-# bitmaps
+# bitmap: bitmaps
 bitcount                      -2 readonly                                     r1          cache
 bitfield                      -2 write,denyoom                                w1          -
 bitfield_ro                   -2 readonly,fast                                r1          cache
@@ -63,14 +63,14 @@ bitpos                        -3 readonly                                     r1
 getbit                         3 readonly,fast                                r1          cache
 setbit                         4 write,denyoom                                w1          -
 
-# HyperLogLogs
+# hyperloglog: HyperLogLogs
 pfadd                         -2 write,denyoom,fast                           w1          -
 pfcount                       -2 readonly                                     w1..-1      -
 pfdebug                        3 write,denyoom,admin                          w2          -
 pfmerge                       -2 write,denyoom                                w1,r2..-1   -
 pfselftest                     1 admin                                        -           -
 
-# lists
+# list: lists
 blmove                         6 write,denyoom,noscript,blocking              w1,w2       pin:block
 blmpop                        -5 write,blocking,movablekeys                   w#2         pin:block
 blpop                         -3 write,noscript,blocking                      w1..-2      pin:block
@@ -94,7 +94,7 @@ rpoplpush                      3 write,denyoom                                w1
 rpush                         -3 write,denyoom,fast                           w1          -
 rpushx                        -3 write,denyoom,fast                           w1          -
 
-# hashes
+# hash: hashes
 hdel                          -3 write,fast                                   w1          -
 hexists                        3 readonly,fast                                r1          cache,hash
 hget                           3 readonly,fast                                r1          cache,hash
@@ -112,7 +112,7 @@ hsetnx                         4 write,denyoom,fast                           w1
 hstrlen                        3 readonly,fast                                r1          cache,hash
 hvals                          2 readonly                                     r1          cache,hash
 
-# sets
+# set: sets
 sadd                          -3 write,denyoom,fast                           w1          -
 scard                          2 readonly,fast                                r1          cache
 sdiff                         -2 readonly                                     r1..-1      -
@@ -131,7 +131,7 @@ sscan                         -3 readonly                                     r1
 sunion                        -2 readonly                                     r1..-1      -
 sunionstore                   -3 write,denyoom                                w1,r2..-1   -
 
-# sorted sets
+# zset: sorted sets
 bzmpop                        -5 write,blocking,movablekeys                   w#2         pin:block
 bzpopmax                      -3 write,noscript,blocking,fast                 w1..-2      pin:block
 bzpopmin                      -3 write,noscript,blocking,fast                 w1..-2      pin:block
@@ -168,7 +168,7 @@ zscore                         3 readonly,fast                                r1
 zunion                        -3 readonly,movablekeys                         r#1         -
 zunionstore                   -4 write,denyoom,movablekeys                    w1,r#2      -
 
-# geo
+# geo: geo
 geoadd                        -5 write,denyoom                                w1          -
 geodist                       -4 readonly                                     r1          cache
 geohash                       -2 readonly                                     r1          cache
@@ -180,7 +180,7 @@ georadiusbymember_ro          -5 readonly                                     r1
 geosearch                     -7 readonly                                     r1          cache
 geosearchstore                -8 write,denyoom                                w1,r2       -
 
-# streams
+# stream: streams
 xack                          -4 write,fast                                   w1          -
 xadd                          -5 write,denyoom,fast                           w1          -
 xautoclaim                    -6 write,fast                                   w1          -
@@ -207,7 +207,7 @@ xrevrange                     -4 readonly                                     r1
 xsetid                        -3 write,denyoom,fast                           w1          -
 xtrim                         -4 write                                        w1          -
 
-# keys of any type
+# keys: keys of any type
 copy                          -3 write,denyoom                                r1,w2       copy
 del                           -2 write                                        w1..-1      split,release
 dump                           2 readonly                                     r1          -
@@ -242,14 +242,14 @@ type                           2 readonly,fast                                r1
 unlink                        -2 write,fast                                   w1..-1      split,release
 wait                           3 noscript                                     -           pin:block
 
-# transactions
+# transaction: transactions
 discard                        1 noscript,loading,stale,fast,allow_busy       -           pin:tx
 exec                           1 noscript,loading,stale,skip_slowlog          -           pin:tx
 multi                          1 noscript,loading,stale,fast,allow_busy       -           pin:tx
 unwatch                        1 noscript,loading,stale,fast,allow_busy       -           pin:tx
 watch                         -2 noscript,loading,stale,fast,allow_busy       r1..-1      pin:tx
 
-# scripts and functions (SCRIPT DEBUG would put a shared connection into the debugger)
+# scripting: scripts and functions (SCRIPT DEBUG would put a shared connection into the debugger)
 eval                          -3 noscript,stale,skip_monitor,no_mandatory_keys,movablekeys w#2         eval
 eval_ro                       -3 readonly,noscript,stale,skip_monitor,no_mandatory_keys,movablekeys r#2         source:1
 evalsha                       -3 noscript,stale,skip_monitor,no_mandatory_keys,movablekeys w#2         evalsha
@@ -274,7 +274,7 @@ script|help                    2 loading,stale                                - 
 script|kill                    2 noscript,allow_busy                          -           -
 script|load                    3 noscript,stale                               -           source:2
 
-# publish and subscribe
+# pubsub: publish and subscribe
 psubscribe                    -2 pubsub,noscript,loading,stale                -           pin:sub
 publish                        3 pubsub,loading,stale,fast                    -           -
 pubsub                        -2 -                                            -           -
@@ -291,7 +291,7 @@ subscribe                     -2 pubsub,noscript,loading,stale                - 
 sunsubscribe                  -1 pubsub,noscript,loading,stale                c1..-1      pin:sub
 unsubscribe                   -1 pubsub,noscript,loading,stale                -           pin:sub
 
-# connections; "nearside" is our own
+# connection: connections; "nearside" is our own
 auth                          -2 noscript,loading,stale,fast,no_auth,allow_busy -           local
 client                        -2 -                                            -           local
 client|caching                 3 noscript,loading,stale                       -           pin:tracking
@@ -318,7 +318,7 @@ reset                          1 noscript,loading,stale,fast,no_auth,allow_busy 
 select                         2 loading,stale,fast                           -           local
 nearside                      -1 noscript,loading,stale                       -           local
 
-# server
+# server: server
 acl                           -2 -                                            -           -
 acl|cat                       -2 noscript,loading,stale                       -           -
 acl|deluser                   -3 admin,noscript,loading,stale                 -           all
@@ -396,7 +396,7 @@ swapdb                         3 write,fast                                   - 
 sync                           1 admin,noscript,no_async_loading,no_multi     -           refused
 time                           1 loading,stale,fast                           -           -
 
-# cluster
+# cluster: cluster
 asking                         1 fast                                         -           -
 cluster                       -2 -                                            -           -
 cluster|addslots              -3 admin,stale,no_async_loading                 -           -
