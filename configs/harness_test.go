@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -102,10 +103,26 @@ type metric struct {
 	values map[string]map[string]bool // of each label
 }
 
+// use sends some commands, so that there are durations of them.
+func use(t *testing.T, addr string) {
+	t.Helper()
+	conn, err := (&net.Dialer{}).DialContext(t.Context(), "tcp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if _, err := io.WriteString(conn, "SET product:1 x\r\nGET product:1\r\nQUIT\r\n"); err != nil {
+		t.Fatal(err)
+	}
+	if answer, err := io.ReadAll(conn); err != nil || !strings.HasSuffix(string(answer), "+OK\r\n") {
+		t.Fatalf("%q, %v", answer, err)
+	}
+}
+
 var seriesLine = regexp.MustCompile(`(?m)^([a-zA-Z_:][a-zA-Z0-9_:]*)(?:\{(.*)\})? \S+$`)
 
 // exported is every metric of a nearside that runs with the sample
-// configuration.
+// configuration and has had something to do.
 func exported(t *testing.T) map[string]metric {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
@@ -125,6 +142,9 @@ func exported(t *testing.T) map[string]metric {
 	}()
 	var page string
 	for lines := bufio.NewScanner(out); page == "" && lines.Scan(); {
+		if addr, ok := strings.CutPrefix(lines.Text(), "  clients    "); ok {
+			use(t, addr)
+		}
 		page = regexp.MustCompile(`http://\S+/`).FindString(lines.Text())
 	}
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, page+"metrics", http.NoBody)

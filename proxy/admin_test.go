@@ -4,8 +4,6 @@ import (
 	"encoding/json"
 	"io"
 	"net/http"
-	"os"
-	"regexp"
 	"strings"
 	"testing"
 
@@ -84,36 +82,6 @@ func TestEndpoints(t *testing.T) {
 	n.eventually("the body reports it", func() bool { _, body := n.get("/readyz"); return strings.Contains(body, `"up":false`) })
 	redis.Restart()
 	n.eventually("healthy again", func() bool { status, _ := n.get("/cache/health"); return status == 200 })
-}
-
-// Every metric has a line in the README, and the README names no other.
-func TestMetricsAreDocumented(t *testing.T) {
-	readme, err := os.ReadFile("../README.md")
-	if err != nil {
-		t.Fatal(err)
-	}
-	n := start(t, redistest.Start(t), nil)
-	var text strings.Builder
-	n.WriteMetrics(&text)
-	documented, seen := map[string]bool{}, map[string]bool{}
-	for _, name := range regexp.MustCompile("`(nearside)?_[a-z_]+`").FindAllString(string(readme), -1) {
-		name = strings.Trim(name, "`")
-		if strings.HasPrefix(name, "_") {
-			name = "nearside_cache" + name // the short forms of one line
-		}
-		documented[name] = true
-	}
-	for _, name := range regexp.MustCompile(`(?m)^nearside_[a-z_]+`).FindAllString(text.String(), -1) {
-		if !documented[name] {
-			t.Errorf("%s is not in the README", name)
-		}
-		seen[name] = true
-	}
-	for name := range documented {
-		if !seen[name] {
-			t.Errorf("the README names %s, which does not exist", name)
-		}
-	}
 }
 
 func TestNearsideCommand(t *testing.T) {

@@ -152,12 +152,12 @@ func TestAuditFindsLostInvalidation(t *testing.T) {
 			if test.name != "in an MGET" && now == old {
 				t.Fatal("nothing has changed: this test shows nothing")
 			}
-			bypassed := n.m.bypassed[bypassAudit].Get()
+			bypassed := n.bypassed(bypassAudit)
 			for range 3 {
 				want(t, c, control.Do(test.read...), test.read...)
 				want(t, c, control.Do("MGET", "balance:1", "product:1"), "MGET", "balance:1", "product:1")
 			}
-			if got := n.m.bypassed[bypassAudit].Get() - bypassed; got != 6 {
+			if got := n.bypassed(bypassAudit) - bypassed; got != 6 {
 				t.Errorf("%d reads went past the near cache, not 6", got)
 			}
 			n.warm(c, "GET", "balance:1") // another rule is not concerned

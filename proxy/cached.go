@@ -18,15 +18,16 @@ import (
 func (s *session) cached(raw []byte) {
 	p := s.p
 	if s.waited {
-		s.now, s.waited = clockNow(), false
+		s.tick()
+		s.waited = false
 	}
 	if len(raw) > maxCachedRequest {
-		p.m.bypass(bypassTooLarge)
+		s.bypass(bypassTooLarge)
 		s.readThrough(raw)
 		return
 	}
 	if p.quarantine.holds(s.d.Keys) {
-		p.m.bypass(bypassAudit)
+		s.bypass(bypassAudit)
 		s.readThrough(raw)
 		return
 	}
@@ -34,7 +35,7 @@ func (s *session) cached(raw []byte) {
 		// Behind one of the session's own writes: on the same connection it
 		// follows it, elsewhere it waits for the answer.
 		if c, err := s.wire(s.d.DB, false); err == nil && s.sameWire(c) {
-			p.m.bypass(bypassOrder)
+			s.bypass(bypassOrder)
 			s.readThrough(raw)
 			return
 		}
@@ -44,13 +45,13 @@ func (s *session) cached(raw []byte) {
 	}
 	if !s.acl.mayFetch(p.l1, s.now) || s.acl.number != 0 && p.users.refused.Load() {
 		// Nothing older of this user's can follow: entries are made anew when that ends.
-		p.m.bypass(bypassUser)
+		s.bypass(bypassUser)
 		s.counts.missed(s, s.d.Keys)
 		s.forward(raw)
 		return
 	}
 	if s.acl.number != 0 && !p.users.proven(s.now) {
-		p.m.bypass(bypassUser)
+		s.bypass(bypassUser)
 		s.readThrough(raw)
 		return
 	}
@@ -144,7 +145,8 @@ func (s *session) cachedOne(raw []byte) {
 		e, miss = p.l1.Get(id, key, k.Rule.ID, s.now)
 	}
 	if miss == l1.Hit {
-		s.counts.hit(s, k.Rule)
+		s.path = pathHit
+		s.counts.hit(s, k.Rule, e)
 		s.counts.audit.hit(&p.audit, e)
 		p.touch.hit(e)
 		s.replyShared(e.Reply)
@@ -166,7 +168,7 @@ func (s *session) cachedOne(raw []byte) {
 		// The fetch may be on another session's connection; until it is
 		// answered only cacheable reads of this session go on.
 		s.apart()
-		p.m.coalesced.Inc()
+		p.m.rule(k.Rule.ID).coalesced.Inc()
 		s.awaitFirstFetch()
 		return
 	}
@@ -339,7 +341,7 @@ func (s *session) refetch(sl *slot) {
 	}
 	b = sl.finish(sl, b, err)
 	sl.settle(b, err)
-	s.answer(sl, b, false)
+	s.answer(sl, b, false, s.p.clock())
 	s.Flush()
 }
 
@@ -349,7 +351,7 @@ func (s *session) refetch(sl *slot) {
 func (s *session) cachedMany(raw []byte) {
 	p, d := s.p, &s.d
 	if len(d.Keys) > maxMany {
-		p.m.bypass(bypassTooMany)
+		s.bypass(bypassTooMany)
 		s.counts.missed(s, d.Keys)
 		s.forward(raw)
 		return
@@ -378,11 +380,12 @@ func (s *session) cachedMany(raw []byte) {
 			return
 		}
 	}
+	s.path = pathHit
 	b := redcon.AppendArray(s.scratch[:0], len(found))
 	total := 0
 	for i, e := range found {
 		total += len(e.Reply)
-		s.counts.hit(s, d.Keys[i].Rule)
+		s.counts.hit(s, d.Keys[i].Rule, e)
 		s.counts.audit.hit(&p.audit, e)
 		p.touch.hit(e)
 	}

@@ -101,6 +101,12 @@ type Config struct {
 	// if the origin evicts by LRU or LFU; negative: never.
 	Touch time.Duration
 
+	// Slow is how long a command may take, from read to sent, before it is logged as
+	// slow. Default 1 s; negative: none is.
+	Slow time.Duration
+	// NoLatency switches the histograms of command durations off.
+	NoLatency bool
+
 	// Version is what INFO and -version say.
 	Version string
 	// Log receives what an operator should know. Default slog.Default().

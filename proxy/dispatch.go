@@ -17,6 +17,7 @@ func (s *session) dispatch(raw []byte) {
 		s.reply = replyOn
 	}
 	s.decide()
+	s.start()
 	d := &s.d
 	if d.Cmd == nil && looksLikeHTTP(s.args[0]) {
 		s.p.log.Warn("closing a client that speaks HTTP, as Redis does: a browser may have been tricked into it", "client", s.id)
@@ -25,6 +26,7 @@ func (s *session) dispatch(raw []byte) {
 	}
 	s.last.Store(d.Cmd)
 	if !s.authed && !allowedUnauthed(d.Cmd) {
+		s.path = pathRefused
 		s.refuseUnauthed()
 		return
 	}
@@ -140,6 +142,7 @@ func (s *session) wire(db int, lock bool) (*origin.Conn, error) {
 	s.waited = true // for a dial
 	s.blocking()
 	c, err := s.p.origin.Shared(s.p.ctx, s.group(db, lock), s.id)
+	s.at = s.p.clock()
 	if err != nil {
 		return nil, err
 	}
@@ -245,6 +248,7 @@ func (s *session) submit(sl *slot, c *origin.Conn, req []byte, replies int) {
 // transmit hands the request of a slot that is in the queue to a connection.
 func (s *session) transmit(sl *slot, c *origin.Conn, req []byte, replies int) {
 	s.touch(c)
+	sl.op.sent = s.at
 	var err error
 	if s.gives(req) {
 		err = s.give(sl, c, nil, req, replies)

@@ -47,5 +47,8 @@
 //     that the connection has seen last and the writes went elsewhere.
 //   - Hits do not touch Redis's LRU and LFU clocks; touch.go does that, by and by.
 //   - CLIENT PAUSE holds commands back in the session, before they are sent anywhere.
+//   - How long commands take (op.go, latency.go, slowlog.go) is measured by one
+//     reading of the clock per batch, of the client's requests or of the origin's
+//     answers, and by one more after whatever the session has waited for.
 //   - Hash reads are cached only on servers where fields cannot expire (before 7.4).
 package proxy

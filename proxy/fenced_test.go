@@ -60,14 +60,14 @@ func TestFencedReadJoinsNoOlderFetch(t *testing.T) {
 	defer push.Release()
 	redis.DoDB(1, "HSET", "fenced:1", "f", "new")
 	<-push.Arrived
-	joined := n.m.coalesced.Get()
+	joined := n.coalesced()
 	second.Send("HGET", "fenced:1", "f")
-	n.eventually("the second read has gone to Redis itself", func() bool { return n.m.bypassed[bypassFence].Get() > 0 })
+	n.eventually("the second read has gone to Redis itself", func() bool { return n.bypassed(bypassFence) > 0 })
 	fetch.Release()
 	if got := second.Read(); got != "new" {
 		t.Errorf("read %s", got)
 	}
-	if n.m.coalesced.Get() != joined {
+	if n.coalesced() != joined {
 		t.Error("the second read joined the fetch")
 	}
 	first.Read()

@@ -37,11 +37,11 @@ func (s *session) fresh() link.Verdict {
 				return link.OK
 			}
 		}
-		p.m.bypass(bypassFence)
+		s.bypass(bypassFence)
 	case link.Stale:
-		p.m.bypass(bypassStale)
+		s.bypass(bypassStale)
 	default:
-		p.m.bypass(bypassDown)
+		s.bypass(bypassDown)
 	}
 	return v
 }
@@ -53,7 +53,7 @@ func (s *session) sync() bool {
 	s.p.m.syncWaits.Inc()
 	s.synced = s.awaitLink(s.p.link.Sync)
 	if !s.synced {
-		s.p.m.bypass(bypassFence)
+		s.bypass(bypassFence)
 	}
 	return s.synced
 }
@@ -64,7 +64,7 @@ func (s *session) awaitLink(wait func(time.Duration) bool) bool {
 	s.flushOrigin()
 	s.flushReplies()
 	ok := wait(fenceWait)
-	s.now = clockNow()
+	s.tick()
 	return ok
 }
 

@@ -142,6 +142,25 @@ func (n *nearside) hits() (sum uint64) {
 	return sum
 }
 
+// bypassed is the sum over all rules.
+func (n *nearside) bypassed(reason bypassReason) (sum uint64) {
+	if reason >= bypassNoRule {
+		return n.m.bypassed[reason].Get()
+	}
+	for _, r := range n.m.rules {
+		sum += r.bypassed[reason].Get()
+	}
+	return sum
+}
+
+// coalesced is the sum over all rules.
+func (n *nearside) coalesced() (sum uint64) {
+	for _, r := range n.m.rules {
+		sum += r.coalesced.Get()
+	}
+	return sum
+}
+
 // want fails the test unless a command has the expected reply.
 func want(t testing.TB, c *redistest.Client, expected string, args ...string) {
 	t.Helper()

@@ -2,7 +2,7 @@ package proxy
 
 import (
 	"fmt"
-	"io"
+	"runtime"
 	"strings"
 
 	"github.com/VictoriaMetrics/metrics"
@@ -51,36 +51,38 @@ const (
 	sourceRights   = "acl"
 )
 
-// meters are what nearside counts.
+// meters are what nearside counts. What each metric means stands in families.
 type meters struct {
 	set *metrics.Set
 
-	accepted, rejected           *metrics.Counter
-	protocolErrors, timedOut     *metrics.Counter
-	tlsErrors                    *metrics.Counter
-	readErrors, writeErrors      *metrics.Counter
-	slowClosed, authFailures     *metrics.Counter
-	local, refused, localErrors  *metrics.Counter
-	originErrors                 *metrics.Counter
-	fetches, coalesced, tooLarge *metrics.Counter
-	fenceWaits, syncWaits        *metrics.Counter
-	refillWaits                  *metrics.Counter
-	auditSamples                 *metrics.Counter
-	audited                      [auditResults]*metrics.Counter
-	bypassed                     [bypassReasons]*metrics.Counter
-	misses                       [l1.Misses]*metrics.Counter
-	invalidations                map[string]*metrics.Counter
-	published, publishErrors     *metrics.Counter
-	rules                        []*ruleMeters // cache rules only
-	byID                         []*ruleMeters // by rule id; nil for lock rules
+	accepted, rejected          *metrics.Counter
+	protocolErrors, timedOut    *metrics.Counter
+	tlsErrors                   *metrics.Counter
+	readErrors, writeErrors     *metrics.Counter
+	slowClosed, authFailures    *metrics.Counter
+	local, refused, localErrors *metrics.Counter
+	originErrors                *metrics.Counter
+	fetches, tooLarge           *metrics.Counter
+	fenceWaits, syncWaits       *metrics.Counter
+	refillWaits                 *metrics.Counter
+	auditSamples                *metrics.Counter
+	audited                     [auditResults]*metrics.Counter
+	misses                      [l1.Misses]*metrics.Counter
+	bypassed                    [bypassReasons]*metrics.Counter // from bypassNoRule on
+	invalidations               map[string]*metrics.Counter
+	published, publishErrors    *metrics.Counter
+	rules                       []*ruleMeters // cache rules only
+	byID                        []*ruleMeters // by rule id; nil for lock rules
 }
 
 // ruleMeters count what one cache rule did.
 type ruleMeters struct {
 	prefix                   string
 	hits, misses, sets, dels *metrics.Counter
+	negative, coalesced      *metrics.Counter
 	evictions, stale         *metrics.Counter
 	inconsistent             *metrics.Counter
+	bypassed                 [bypassNoRule]*metrics.Counter
 }
 
 func (r *ruleMeters) snapshot() admin.Counts {
@@ -106,7 +108,6 @@ func newMeters(rules []*policy.Rule) *meters {
 		localErrors:    c("nearside_error_replies_total"),
 		originErrors:   c("nearside_origin_errors_total"),
 		fetches:        c("nearside_cache_fetches_total"),
-		coalesced:      c("nearside_cache_coalesced_total"),
 		tooLarge:       c("nearside_cache_too_large_total"),
 		fenceWaits:     c("nearside_fence_waits_total"),
 		syncWaits:      c("nearside_fenced_reads_waited_total"),
@@ -116,7 +117,7 @@ func newMeters(rules []*policy.Rule) *meters {
 		published:      c("nearside_link_published_total"),
 		publishErrors:  c("nearside_link_publish_errors_total"),
 	}
-	for r := range bypassReasons {
+	for r := bypassNoRule; r < bypassReasons; r++ {
 		m.bypassed[r] = c(fmt.Sprintf("nearside_cache_bypassed_total{reason=%q}", r))
 	}
 	for r := range auditResults {
@@ -139,10 +140,12 @@ func newMeters(rules []*policy.Rule) *meters {
 		if r.Kind != policy.CacheRule {
 			continue
 		}
-		label := fmt.Sprintf("{prefix=%q}", r.Prefix)
+		c, label := set.GetOrCreateCounter, "{prefix="+labelValue(r.Prefix)+"}" // what is no UTF-8 may look alike
 		rm := &ruleMeters{
 			prefix:    r.Prefix,
 			hits:      c("nearside_cache_hits_total" + label),
+			negative:  c("nearside_cache_negative_hits_total" + label),
+			coalesced: c("nearside_cache_coalesced_total" + label),
 			misses:    c("nearside_cache_misses_total" + label),
 			sets:      c("nearside_cache_sets_total" + label),
 			dels:      c("nearside_cache_dels_total" + label),
@@ -150,6 +153,9 @@ func newMeters(rules []*policy.Rule) *meters {
 			stale:     c("nearside_cache_stale_served_total" + label),
 
 			inconsistent: c("nearside_audit_inconsistent_total" + label),
+		}
+		for reason := range bypassNoRule {
+			rm.bypassed[reason] = c(fmt.Sprintf("nearside_cache_bypassed_total{prefix=%s,reason=%q}", labelValue(r.Prefix), reason))
 		}
 		m.rules = append(m.rules, rm)
 		m.byID[r.ID] = rm
@@ -163,8 +169,15 @@ func (m *meters) gauges(p *Proxy) {
 	g("nearside_clients", func() float64 { return float64(p.clients.Load()) })
 	g("nearside_buffer_bytes", func() float64 { return float64(p.budget.used.Load()) })
 	g("nearside_buffer_limit_bytes", func() float64 { return float64(p.budget.max) })
-	g("nearside_cache_entries", func() float64 { return float64(p.l1.Stats().Entries) })
-	g("nearside_cache_bytes", func() float64 { return float64(p.l1.Stats().Bytes) })
+	for id, r := range m.byID {
+		if r != nil {
+			label := "{prefix=" + labelValue(r.prefix) + "}"
+			m.set.GetOrCreateGauge("nearside_cache_entries"+label, func() float64 { entries, _ := p.l1.Held(id); return float64(entries) })
+			m.set.GetOrCreateGauge("nearside_cache_bytes"+label, func() float64 { _, bytes := p.l1.Held(id); return float64(bytes) })
+		}
+	}
+	g(fmt.Sprintf("nearside_build_info{version=%s,goversion=%q}", labelValue(p.cfg.Version), runtime.Version()), func() float64 { return 1 })
+	g("nearside_outstanding_replies", func() float64 { return float64(p.outstandingReplies()) })
 	g("nearside_cache_limit_bytes", func() float64 { return float64(p.cfg.Memory) })
 	g("nearside_audit_rules_out", func() float64 { return float64(p.quarantine.count.Load()) })
 	g("nearside_link_up", func() float64 {
@@ -180,6 +193,7 @@ func (m *meters) gauges(p *Proxy) {
 		}
 		return d.Seconds()
 	})
+	g("nearside_max_staleness_seconds", func() float64 { return p.cfg.MaxStaleness.Seconds() })
 	for _, source := range []string{link.ModeTracking, link.ModeKeyspace, link.ModeNone, link.ModeEmbedded} {
 		g(fmt.Sprintf("nearside_link_source{source=%q}", source), func() float64 { return one(p.link.Source() == source) })
 	}
@@ -218,40 +232,61 @@ func one(yes bool) float64 {
 
 func (m *meters) rule(id int) *ruleMeters { return m.byID[id] }
 
-func (m *meters) bypass(r bypassReason) { m.bypassed[r].Inc() }
+// bypass counts a read under a cache rule that the near cache had no part in; of
+// an MGET the first key's rule counts it.
+func (s *session) bypass(reason bypassReason) {
+	for i := range s.d.Keys {
+		if r := s.d.Keys[i].Rule; r != nil && r.Kind == policy.CacheRule {
+			s.p.m.rule(r.ID).bypassed[reason].Inc()
+			return
+		}
+	}
+}
 
 func (m *meters) missed(r l1.Miss) { m.misses[r].Inc() }
 
 func (m *meters) invalidated(source string) { m.invalidations[source].Inc() }
 
-// WriteMetrics writes everything in Prometheus's text form.
-func (p *Proxy) WriteMetrics(w io.Writer) {
-	p.m.set.WritePrometheus(w)
-	metrics.WriteProcessMetrics(w)
+// outstandingReplies is the number of requests whose replies clients wait for.
+func (p *Proxy) outstandingReplies() (n int) {
+	for _, s := range p.sessionList() {
+		s.q.mu.Lock()
+		n += s.q.n
+		s.q.mu.Unlock()
+	}
+	return n
 }
 
 // ruleCounts collects a session's hits between two flushes, so that the
 // counters that all sessions share are touched once per batch.
 type ruleCounts struct {
-	rule  *policy.Rule
-	hits  uint64
-	audit sampler // picks hits for the auditor
+	rule     *policy.Rule
+	hits     uint64
+	negative uint64  // of hits: "no such key"
+	audit    sampler // picks hits for the auditor
 }
 
-func (c *ruleCounts) hit(s *session, rule *policy.Rule) {
+func (c *ruleCounts) hit(s *session, rule *policy.Rule, e *l1.Entry) {
 	if c.rule != rule {
 		c.flush(s)
 		c.rule = rule
 	}
 	c.hits++
+	if e.Negative() {
+		c.negative++
+	}
 }
 
 func (c *ruleCounts) flush(s *session) {
 	if c.hits > 0 {
 		if !s.health {
-			s.p.m.rule(c.rule.ID).hits.AddInt64(int64(c.hits))
+			m := s.p.m.rule(c.rule.ID)
+			m.hits.AddInt64(int64(c.hits))
+			if c.negative > 0 {
+				m.negative.AddInt64(int64(c.negative))
+			}
 		}
-		c.hits = 0
+		c.hits, c.negative = 0, 0
 	}
 }
 

@@ -17,6 +17,13 @@ var nearsideHelp = []string{
 	"    Say which rule and database a command's key belongs to, whether the command would be answered from the near cache, and why. A key alone stands for GET.",
 	"FLUSH [<pattern>]",
 	"    Forget what the near cache holds: everything, one key, or with a pattern every rule that it touches.",
+	"SLOWLOG GET [<count>]",
+	"    Return the newest <count> slow commands (default: 10, -1 means all) as Redis's SLOWLOG GET does, and where",
+	"    their time went: microseconds in nearside's queue, at Redis, and until the client had taken the reply; the path.",
+	"SLOWLOG LEN",
+	"    Return how many slow commands are remembered, 128 at most.",
+	"SLOWLOG RESET",
+	"    Forget them.",
 	"STATS",
 	"    Say what the near cache, the link and the connections are doing, and which key prefixes no rule matches.",
 	"HELP",
@@ -45,9 +52,11 @@ func (s *session) nearside() {
 		if s.mayRun("nearside|" + sub) {
 			s.flushCache()
 		}
+	case sub == "slowlog" && len(s.args) > 2:
+		s.slowlogCommand()
 	case sub == "audit":
 		s.auditCommand()
-	case sub == "help" || sub == "stats" || sub == "explain" || sub == "flush":
+	case sub == "help" || sub == "stats" || sub == "explain" || sub == "flush" || sub == "slowlog":
 		s.replyError(errArity("nearside|" + sub))
 	default:
 		s.replyError(errUnknownSub("nearside", string(s.args[1])))

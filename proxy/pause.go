@@ -156,7 +156,7 @@ func (s *session) awaitPause() bool {
 		}
 	}
 	s.deadline(0)
-	s.now = clockNow()
+	s.restart()
 	return true
 }
 

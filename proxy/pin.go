@@ -45,6 +45,7 @@ func (s *session) acquire(db int) error {
 	if err != nil {
 		return err
 	}
+	s.at = s.p.clock()
 	s.pin = &pinned{conn: c, db: db}
 	c.SetPush(s.outOfBand)
 	c.AskID() // for CLIENT UNBLOCK and REDIRECT; answered with the first command
@@ -151,7 +152,7 @@ func (s *session) forwardPinned(raw []byte) {
 	sl := s.slot()
 	if s.d.Route == policy.RouteCache {
 		s.counts.missed(s, s.d.Keys)
-		s.p.m.bypass(bypassPinned)
+		s.bypass(bypassPinned)
 		s.observe(sl)
 	} else {
 		s.effects(sl)
@@ -288,7 +289,7 @@ func (s *session) awaitBlocked() {
 		}
 	}
 	s.deadline(0)
-	s.now = clockNow()
+	s.restart()
 }
 
 // leave ends a session that is blocked, without a word.

@@ -72,11 +72,13 @@ func (s *session) step(t *loop.Turn) stepped {
 			}
 			if n > 0 {
 				s.in, s.lent, s.off, s.since = buf[:n], true, 0, time.Time{}
+				s.restart()
 			}
 			more = n == len(buf)
+		} else {
+			s.tick() // it has been waiting since it was read
 		}
 		if len(s.in) > 0 {
-			s.now = clockNow()
 			s.active.Store(s.now)
 			on := s.batch()
 			whole := s.off == len(s.in)

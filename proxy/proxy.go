@@ -37,6 +37,11 @@ type Proxy struct {
 	tls    *tlsfiles.Watched // nil without TLS for clients
 	m      *meters
 
+	latency   latency
+	latencies bool // are counted
+	timed     bool // commands are timed, for that or to find slow ones
+	slow      slowlog
+
 	fences        policy.Fence // which ones are configured
 	fenceMessages bool
 	linked        bool // Redis reports changes
@@ -138,6 +143,9 @@ func New(cfg Config) (*Proxy, error) {
 		return nil, err
 	}
 	p.users.init(p)
+	p.slow.init(p)
+	p.latencies = !cfg.NoLatency
+	p.timed = p.latencies || p.slow.on()
 	mode := cfg.Link
 	if cfg.Embedded {
 		mode = link.ModeEmbedded
@@ -209,6 +217,7 @@ func (c *Config) fill() error {
 	}
 	size(&c.Memory, 64<<20)
 	def(&c.MaxStaleness, time.Second)
+	def(&c.Slow, time.Second)
 	def(&c.Ping, 100*time.Millisecond)
 	def(&c.OriginTimeout, 5*time.Second)
 	count(&c.OriginConnections, 2)

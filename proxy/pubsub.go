@@ -88,6 +88,7 @@ func (s *session) allowedSubscribed(d *policy.Decision) bool {
 			return false
 		}
 	}
+	s.path = pathRefused
 	switch { // Redis looks at the command first
 	case d.Cmd == nil:
 		s.replyError(errUnknown(s.args))

@@ -42,6 +42,18 @@ type queue struct {
 	slowSince int64 // since when more than softPushBacklog is unsent
 
 	credit int64 // in transit until now: the next that is counted is not counted again
+
+	// How long commands take: see op.go.
+	at      int64       // when the answer came that lets replies out
+	total   int64       // bytes ever put into the output
+	gone    int64       // of these, bytes that the client has taken
+	times   answerTimes // of answers not counted yet
+	late    []*slowOp   // slow already; the client has not taken their replies
+	oldest  *slot       // of the other commands whose replies it has not taken; at most maxMarked of them
+	newest  *slot
+	marked  int
+	stalled bool // the client did not take all at once
+	told    bool // … and one of these commands has been told to be slow since
 }
 
 // outChunk is the size beyond which the output buffer is closed and a new one
@@ -59,12 +71,15 @@ func (s *session) slot() *slot {
 	}
 	sl.writes = sl.inline[:0]
 	sl.mute = s.muted()
+	s.note(&sl.op)
 	return sl
 }
 
 // push puts a slot at the end of the queue; via is the connection whose answer
 // it waits for.
 func (s *session) push(sl *slot, via *origin.Conn) {
+	sl.op.sent = s.at
+	s.pushed = true
 	q := &s.q
 	q.mu.Lock()
 	s.detachOut()
@@ -111,13 +126,20 @@ func (s *session) detachOut() {
 		s.q.emit(s, s.wbuf, false)
 		s.wbuf = s.wbuf[:0]
 	}
+	for i, o := range s.late {
+		s.q.hold(s, o)
+		s.late[i] = nil
+	}
+	s.late = s.late[:0]
 }
 
-// answer records a slot's reply. With owned, b is kept and not copied.
-func (s *session) answer(sl *slot, b []byte, owned bool) {
+// answer records a slot's reply, which came at a time of Proxy.clock. With owned, b
+// is kept and not copied.
+func (s *session) answer(sl *slot, b []byte, owned bool, at int64) {
 	q := &s.q
 	q.mu.Lock()
 	defer q.mu.Unlock()
+	q.at, sl.op.answered = at, at
 	q.unanswered--
 	if !sl.read {
 		q.writes--
@@ -148,6 +170,7 @@ var longAgo = time.Unix(1, 0)
 func (q *queue) settleSlot(s *session, sl *slot, b []byte, owned bool) {
 	if q.closed {
 		// Nobody will be told; the slot only had to be counted.
+		q.leave(s, sl)
 		return
 	}
 	sl.done = true
@@ -167,7 +190,7 @@ func (q *queue) settleSlot(s *session, sl *slot, b []byte, owned bool) {
 	for _, part := range sl.parts {
 		q.emit(s, part, true)
 	}
-	q.pop()
+	q.pop(s)
 	for q.head != nil && q.head.done {
 		sl := q.head
 		q.grow(s, -int64(len(sl.reply)))
@@ -176,18 +199,24 @@ func (q *queue) settleSlot(s *session, sl *slot, b []byte, owned bool) {
 			q.grow(s, -int64(len(part)))
 			q.emit(s, part, true)
 		}
-		q.pop()
+		q.pop(s)
 	}
 }
 
-// pop takes the first slot out and keeps it for reuse.
-func (q *queue) pop() {
+// pop takes the first slot out, whose reply is in the output, and keeps it for reuse.
+func (q *queue) pop(s *session) {
 	sl := q.head
 	q.head = sl.next
 	if q.head == nil {
 		q.tail = nil
 	}
 	q.n--
+	if !q.leave(s, sl) {
+		q.recycle(sl)
+	}
+}
+
+func (q *queue) recycle(sl *slot) {
 	if q.frees == maxFree {
 		return
 	}
@@ -215,6 +244,7 @@ func (q *queue) emit(s *session, b []byte, owned bool) {
 		return
 	}
 	q.grow(s, int64(len(b)))
+	q.total += int64(len(b))
 	if owned && len(b) > origin.TakeSize {
 		if len(q.out) > 0 {
 			q.full = append(q.full, q.out)
@@ -259,11 +289,17 @@ func (s *session) queueLocalReply(b []byte, owned bool) {
 	}
 	if q.n == 0 {
 		q.emit(s, b, owned)
+		q.markLocal(s)
 		return
 	}
 	sl := q.takeFree()
 	if sl == nil {
 		sl = &slot{s: s}
+	}
+	if !s.pushed { // the first reply of the command at hand
+		s.note(&sl.op)
+		sl.op.sent, sl.op.answered = s.at, s.at
+		s.pushed = true
 	}
 	q.link(sl)
 	q.settleSlot(s, sl, b, owned)
@@ -343,7 +379,7 @@ func (s *session) awaitAnswers() bool {
 	for q.unanswered > 0 && !q.closed {
 		q.wait()
 	}
-	s.now = clockNow()
+	s.tick()
 	return !q.closed
 }
 
@@ -376,7 +412,7 @@ func (s *session) awaitRoom() bool {
 	for (q.n > s.p.cfg.MaxOutstanding/2 || q.size > s.p.cfg.ReplyBuffer/2) && !q.closed {
 		q.wait()
 	}
-	s.now = clockNow()
+	s.tick()
 	return !q.closed
 }
 
@@ -387,126 +423,4 @@ func (s *session) quiet() bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	return q.n == 0 && !q.sending && len(q.out) == 0 && len(q.full) == 0
-}
-
-// take hands the bytes to send to the one sender; ok is false when there is
-// nothing to send or somebody else is sending.
-func (q *queue) take() (full [][]byte, out []byte, ok bool) {
-	if q.closed || len(q.out) == 0 && len(q.full) == 0 {
-		return nil, nil, false
-	}
-	full, out = q.full, q.out
-	q.full, q.out = nil, nil
-	return full, out, true
-}
-
-// Flush sends what can be sent without waiting (origin.Flusher); if the client
-// does not take it at once, a goroutine of its own goes on.
-func (s *session) Flush() { s.send(false) }
-
-// sendOut sends what there is, waiting for a slow client; for the reader.
-func (s *session) sendOut() { s.send(true) }
-
-// send makes the caller the sender, if there is something to send and nobody
-// is sending, until nothing is left.
-func (s *session) send(wait bool) {
-	q := &s.q
-	q.mu.Lock()
-	if q.sending {
-		q.mu.Unlock()
-		return
-	}
-	for {
-		full, out, ok := q.take()
-		if !ok {
-			break
-		}
-		q.sending = true
-		q.mu.Unlock()
-		if !wait && !s.tryAll(&full, &out) {
-			go s.finishSend(full, out)
-			return
-		}
-		if wait && !s.tryAll(&full, &out) {
-			s.blocking()
-			s.writeAll(full, out)
-		}
-		q.mu.Lock()
-	}
-	q.sending = false
-	if q.waiting {
-		q.cond.Signal()
-	}
-	q.mu.Unlock()
-}
-
-// finishSend goes on sending for somebody who must not wait.
-func (s *session) finishSend(full [][]byte, out []byte) {
-	s.writeAll(full, out)
-	q := &s.q
-	q.mu.Lock()
-	q.sending = false
-	if q.waiting {
-		q.cond.Signal()
-	}
-	q.mu.Unlock()
-	s.send(true)
-}
-
-// tryAll writes without waiting; it leaves what the client did not take.
-func (s *session) tryAll(full *[][]byte, out *[]byte) bool {
-	for len(*full) > 0 {
-		b := (*full)[0]
-		n, ok := s.tryWrite(b)
-		s.sent(n)
-		if !ok {
-			(*full)[0] = b[n:]
-			return false
-		}
-		(*full)[0] = nil // or the array would hold on to it
-		*full = (*full)[1:]
-		s.p.budget.gone(int64(len(b)))
-	}
-	n, ok := s.tryWrite(*out)
-	s.sent(n)
-	if !ok {
-		*out = (*out)[n:]
-		return false
-	}
-	s.p.buffers.put(*out)
-	*out = nil
-	return true
-}
-
-func (s *session) writeAll(full [][]byte, out []byte) {
-	for i, b := range full {
-		if s.write(b) != nil {
-			return
-		}
-		s.sent(len(b))
-		full[i] = nil // or the array would hold on to it
-		s.p.budget.gone(int64(len(b)))
-	}
-	if s.write(out) == nil {
-		s.sent(len(out))
-		s.p.buffers.put(out)
-	}
-}
-
-func (s *session) sent(n int) {
-	if n == 0 {
-		return
-	}
-	q := &s.q
-	q.mu.Lock()
-	if !q.closed { // closing has given everything back
-		q.grow(s, -int64(n))
-		if q.slowSince != 0 && q.size <= softPushBacklog {
-			q.slowSince = 0
-		}
-	}
-	if q.waiting {
-		q.cond.Signal()
-	}
-	q.mu.Unlock()
 }

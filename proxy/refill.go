@@ -21,10 +21,11 @@ func (s *session) awaitRefill() (permit bool) {
 	s.waited = true
 	select {
 	case p.refills <- struct{}{}:
-		return true
+		permit = true
 	case <-p.ctx.Done(): // the request will fail at once
-		return false
 	}
+	s.at = p.clock()
+	return permit
 }
 
 // done lets the next fetch go; it never blocks.

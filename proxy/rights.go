@@ -12,13 +12,14 @@ import (
 // run it, and with NOPERM if not. Clients that act as nearside's own user may do
 // what nearside may.
 var probes = map[string][]byte{
-	"client|list":     origin.AppendCommand(nil, "CLIENT", "LIST", "ID", "0"),
-	"client|kill":     origin.AppendCommand(nil, "CLIENT", "KILL", "ID", "0"),
-	"client|pause":    origin.AppendCommand(nil, "CLIENT", "PAUSE", "x"),
-	"client|unpause":  origin.AppendCommand(nil, "CLIENT", "PAUSE", "x"), // UNPAUSE has no arguments that could be wrong
-	"client|no-evict": origin.AppendCommand(nil, "CLIENT", "NO-EVICT", "x"),
-	"nearside|flush":  origin.AppendCommand(nil, "FLUSHALL", "x"), // nobody else's right is nearer
-	"nearside|keys":   origin.AppendCommand(nil, "SCAN", "x"),     // of NEARSIDE STATS, the part that names keys
+	"client|list":      origin.AppendCommand(nil, "CLIENT", "LIST", "ID", "0"),
+	"client|kill":      origin.AppendCommand(nil, "CLIENT", "KILL", "ID", "0"),
+	"client|pause":     origin.AppendCommand(nil, "CLIENT", "PAUSE", "x"),
+	"client|unpause":   origin.AppendCommand(nil, "CLIENT", "PAUSE", "x"), // UNPAUSE has no arguments that could be wrong
+	"client|no-evict":  origin.AppendCommand(nil, "CLIENT", "NO-EVICT", "x"),
+	"nearside|flush":   origin.AppendCommand(nil, "FLUSHALL", "x"), // nobody else's right is nearer
+	"nearside|keys":    origin.AppendCommand(nil, "SCAN", "x"),     // of NEARSIDE STATS, the part that names keys
+	"nearside|slowlog": origin.AppendCommand(nil, "FLUSHALL", "x"),
 }
 
 // mayRun asks Redis whether the session's user may run a command of probes, and

@@ -20,7 +20,7 @@ func TestRightsOfLocalCommands(t *testing.T) {
 	want(t, other, "OK", "SET", "product:1", "x")
 	id := other.Do("CLIENT", "ID")
 	for _, args := range [][]string{
-		{"CLIENT", "LIST"}, {"CLIENT", "KILL", "ID", id}, {"CLIENT", "PAUSE", "1"}, {"CLIENT", "UNPAUSE"}, {"CLIENT", "NO-EVICT", "on"}, {"NEARSIDE", "FLUSH"},
+		{"CLIENT", "LIST"}, {"CLIENT", "KILL", "ID", id}, {"CLIENT", "PAUSE", "1"}, {"CLIENT", "UNPAUSE"}, {"CLIENT", "NO-EVICT", "on"}, {"NEARSIDE", "FLUSH"}, {"NEARSIDE", "SLOWLOG", "GET"}, {"NEARSIDE", "SLOWLOG", "RESET"},
 	} {
 		if got := bob.Do(args...); !strings.HasPrefix(got, "-NOPERM") {
 			t.Errorf("%v of bob answered %s", args, got)

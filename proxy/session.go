@@ -111,6 +111,7 @@ type session struct {
 	counted  bool // among Proxy.clients
 	counts   ruleCounts
 	passed   passed
+	timing
 }
 
 // wire remembers the shared connection of one kind.
@@ -169,7 +170,7 @@ func (s *session) run() {
 		s.in = make([]byte, 0, inIdle)
 	}
 	for !s.quit && s.read() {
-		s.now = clockNow()
+		s.restart()
 		s.active.Store(s.now)
 		if !s.batch() {
 			break
@@ -322,6 +323,9 @@ func (s *session) batch() bool {
 			return false
 		}
 		raw := s.in[s.off : s.off+n]
+		if len(s.wbuf) == 0 {
+			s.first = s.off
+		}
 		s.off += n
 		if !s.request(kind, raw) {
 			return false
@@ -331,7 +335,7 @@ func (s *session) batch() bool {
 			break
 		}
 		if count%32 == 0 { // a long batch must not answer by an old clock
-			s.now = clockNow()
+			s.tick()
 		}
 	}
 	if s.pin != nil && !s.needsPin() {
@@ -387,6 +391,9 @@ func (s *session) request(kind frameKind, raw []byte) bool {
 		return false
 	}
 	s.dispatch(raw)
+	if !s.pushed {
+		s.answeredHere()
+	}
 	if s.gave { // nothing may hold on to what was given away
 		clear(s.args[:cap(s.args)])
 		s.gave = false
@@ -482,8 +489,10 @@ func (s *session) writeHeld(b []byte) error {
 	}
 	s.blocking()
 	s.charge(int64(len(b)))
+	out := s.p.clock()
 	err := s.write(b[n:])
 	s.charge(-int64(len(b)))
+	s.tookLong(out)
 	return err
 }
 
@@ -501,10 +510,14 @@ func (s *session) flushReplies() bool {
 		s.sendOut()
 		return true
 	}
+	s.times.settle(s)
 	if len(s.wbuf) == 0 {
 		return true
 	}
 	err := s.writeHeld(s.wbuf)
+	if len(s.late) > 0 {
+		s.letGo(s.p.clock())
+	}
 	if cap(s.wbuf) > keepOut {
 		s.wbuf = nil
 	} else {
@@ -581,6 +594,8 @@ func (s *session) shut() {
 	q.full, q.out = nil, nil
 	s.p.budget.gone(q.size)
 	q.size = 0
+	q.times.settle(s.p)
+	q.untaken(s)
 	q.cond.Broadcast()
 	q.mu.Unlock()
 	_ = s.conn.Close() // nothing is left to be said to this client
@@ -594,6 +609,8 @@ func (s *session) close() {
 	s.abandon()
 	s.counts.flush(s)
 	s.passed.flush(s)
+	s.times.settle(s)
+	s.letGo(s.p.clock())
 	s.charge(-s.inHeld() - s.kept - s.argsHeld)
 	s.kept, s.argsHeld = 0, 0
 	s.p.users.leave(s.acl)

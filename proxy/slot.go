@@ -35,6 +35,8 @@ type slot struct {
 	stale    *staleRead   // what it may be answered with if the origin fails
 	reserved int64        // what the budget counts for the answer, as in transit
 	inline   [2]uint32    // backs writes: most commands write one or two keys
+	op       op           // what it is, and how long it takes
+	out, end int64        // of a marked one: when its reply was put into the output, and up to where
 }
 
 // A finisher turns what the origin answered into what the client gets. It runs
@@ -67,7 +69,7 @@ func (sl *slot) ReplyParts(parts [][]byte, reserved int64, batch *origin.Batch) 
 	sl.settle(parts[0], nil)
 	sl.reserved, sl.parts = reserved, parts[1:]
 	s := sl.s // answered, the slot may be another request's
-	s.answer(sl, parts[0], true)
+	s.answer(sl, parts[0], true, s.p.answeredAt(batch))
 	s.p.budget.gone(reserved) // the pieces are too small to be noticed when they are
 	batch.Add(s)
 }
@@ -94,7 +96,7 @@ func (sl *slot) Reply(b []byte, err error, batch *origin.Batch) {
 		b = appendError(nil, s.p.originError(err))
 	}
 	sl.settle(b, err)
-	s.answer(sl, b, owned)
+	s.answer(sl, b, owned, s.p.answeredAt(batch))
 	if batch != nil {
 		batch.Add(s)
 	} else {
@@ -109,7 +111,7 @@ func (sl *slot) Filled(reply []byte, err error) {
 		reply = appendError(nil, s.p.originError(err))
 	}
 	// A reply of this size is the callee's for good (origin.Sink), so nobody changes it.
-	s.answer(sl, reply, len(reply) > origin.TakeSize)
+	s.answer(sl, reply, len(reply) > origin.TakeSize, s.p.clock())
 	s.Flush()
 }
 

@@ -275,7 +275,7 @@ func (s *session) queueCommand(raw []byte) {
 	t, d := &s.tx, &s.d
 	s.collectEffects()
 	if d.Route == policy.RouteCache {
-		s.p.m.bypass(bypassMulti)
+		s.bypass(bypassMulti)
 	}
 	if d.DB != s.pin.db { // sendPinned inserts a SELECT
 		t.special(txItem{inserted: 1})

@@ -71,6 +71,7 @@ func defaults() *settings {
 			WriteTimeout:      time.Minute,
 			Report:            5 * time.Minute,
 			Window:            time.Hour,
+			Slow:              time.Second,
 		},
 		cacheTTL:  time.Minute,
 		logLevel:  "info",
@@ -143,6 +144,10 @@ func (s *settings) keys() fields {
 
 		"report": scalar(orNever(&c.Report)),
 		"window": scalar(duration(&c.Window, false)),
+		"slow":   scalar(s.slow),
+		"observe": mapping(fields{
+			"latency": scalar(s.latency),
+		}),
 
 		"log": mapping(fields{
 			"level":  scalar(word(&s.logLevel, "debug", "info", "warn", "error")),
@@ -197,6 +202,28 @@ func touch(dst *time.Duration) func(string) error {
 		}
 		return nil
 	}
+}
+
+// slow is how long a command may take; microseconds make sense here, and 0 switches it off.
+func (s *settings) slow(v string) error {
+	switch d, err := time.ParseDuration(v); {
+	case err != nil:
+		return duration(&s.cfg.Slow, true)(v) // says what is wrong with it
+	case d == 0:
+		s.cfg.Slow = never
+	case d < time.Microsecond:
+		return fmt.Errorf("%s is too short: at least 1us", v)
+	default:
+		s.cfg.Slow = d
+	}
+	return nil
+}
+
+func (s *settings) latency(v string) error {
+	var on bool
+	err := boolean(&on)(v)
+	s.cfg.NoLatency = !on
+	return err
 }
 
 func (s *settings) fence() setter {

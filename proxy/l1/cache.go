@@ -39,6 +39,7 @@ type Cache struct {
 	// only read, or with space.
 	stamps
 	room     room
+	held     []held // by rule
 	flights  flights
 	tally    tally
 	history  history
@@ -84,6 +85,7 @@ func New(cfg Config) (*Cache, error) {
 		marker:   new(Entry),
 		evicted:  cfg.Evicted,
 		room:     room{maxBytes: cfg.Memory, maxEntries: cfg.MaxEntries, maxQueued: maxQueued},
+		held:     make([]held, cfg.Rules+1),
 	}
 	if n := cfg.MaxEntries; n > 0 {
 		held := max(1, n-min(max(1, n/headRoom), maxQueued))
@@ -232,10 +234,12 @@ func (c *Cache) put(h uint64, f *Fill) bool {
 		return c.lose(f, why)
 	}
 	c.history.storing(f.Stamp.slot) // first: ristretto may reject it before Set returns
+	c.held[f.Rule].add(1, cost)
 	// Cost 0 makes ristretto ask for it when it takes the item from its queue.
 	if !c.store.Set(h, newEntry(f), 0) {
 		c.room.applied(cost)
 		c.room.give(cost)
+		c.held[f.Rule].add(-1, -cost)
 		return c.lose(f, DropQueue)
 	}
 	c.tally.puts.Add(1)
@@ -311,6 +315,7 @@ func (c *Cache) onExit(e *Entry) {
 		c.relieves.Store(false)
 	default:
 		c.room.give(e.cost())
+		c.held[e.Rule].add(-1, -e.cost())
 	}
 }
 

@@ -55,6 +55,21 @@ func (r *room) stuck(cost int64) bool {
 		r.maxEntries > 0 && r.entries.Load()-r.queued.Load() >= r.maxEntries
 }
 
+// held is what a rule has of room's bytes and entries.
+type held struct{ entries, bytes atomic.Int64 }
+
+func (h *held) add(entries, bytes int64) {
+	h.entries.Add(entries)
+	h.bytes.Add(bytes)
+}
+
+// Held is the part of Stats' Entries and Bytes that a rule's entries are, dead
+// ones included.
+func (c *Cache) Held(rule int) (entries, bytes int64) {
+	h := &c.held[rule]
+	return h.entries.Load(), h.bytes.Load()
+}
+
 // addBelow never lets the sum be seen above its bound, as Add and a step back would.
 func addBelow(sum *atomic.Int64, n, bound int64) bool {
 	for {

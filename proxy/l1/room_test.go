@@ -15,12 +15,20 @@ func exact(t *testing.T, c *Cache) {
 	t.Helper()
 	c.Wait()
 	var entries, bytes, policy int64
+	rules := make([][2]int64, len(c.held))
 	c.Each(func(e *Entry) bool {
 		entries++
 		bytes += e.cost()
 		policy += max(e.cost(), c.share)
+		rules[e.Rule][0]++
+		rules[e.Rule][1] += e.cost()
 		return true
 	})
+	for rule, want := range rules {
+		if n, size := c.Held(rule); n != want[0] || size != want[1] {
+			t.Errorf("rule %d holds %d entries, %d bytes; accounted: %d, %d", rule, want[0], want[1], n, size)
+		}
+	}
 	s := c.Stats()
 	if s.Entries != entries || s.Bytes != bytes || s.Queued != 0 || c.room.queuedBytes.Load() != 0 {
 		t.Errorf("held: %d entries, %d bytes; accounted: %+v, queued bytes %d", entries, bytes, s, c.room.queuedBytes.Load())

@@ -10,11 +10,16 @@ type Flusher interface {
 // which got twenty writes to its client once. The zero value is ready. It is not
 // for use by several goroutines.
 type Batch struct {
+	at   int64
 	list []Flusher
 	set  map[Flusher]struct{} // from manyFlushers on
 }
 
 const manyFlushers = 16
+
+// At is when what the replies were cut from was read, on Origin.Now's clock; 0 if
+// nothing was.
+func (b *Batch) At() int64 { return b.at }
 
 // Add makes f.Flush be called once, when the connection's reader has handed out
 // all the replies it had read.

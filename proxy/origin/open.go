@@ -195,6 +195,9 @@ func (o *Origin) Control() *redis.Client { return o.control }
 // package, the time of Open if it never has. It carries a monotonic reading.
 func (o *Origin) LastHeard() time.Time { return o.base.Add(time.Duration(o.heard.Load())) }
 
+// Now is the monotonic time since Open in nanoseconds.
+func (o *Origin) Now() int64 { return o.now() }
+
 // now is the monotonic time since Open.
 func (o *Origin) now() int64 { return int64(time.Since(o.base)) }
 

@@ -124,6 +124,7 @@ func (r *reader) over(err error) {
 	c.mu.Lock() // from here on nobody adds to pending
 	err = c.err
 	c.mu.Unlock()
+	r.batch.at = c.o.now()
 	for {
 		e := c.pending.peek()
 		if e == nil {
@@ -160,6 +161,7 @@ func (r *reader) account(n int) {
 	r.c.heard.Store(now)
 	o.heard.Store(now)
 	o.bytesIn.Add(int64(n))
+	r.batch.at = now
 	r.full = r.end+n == len(r.buf)
 	r.end += n
 	if n < smallBuffer {
