@@ -74,10 +74,10 @@ var families = []family{
 	{"nearside_slow_clients_closed_total", counter, "Clients closed since they did not read their messages or held most of the buffers."},
 	{"nearside_slow_commands_total", counter, "Commands that took longer than slow, by path."},
 	{"nearside_staleness_bound_seconds", gauge, "How old a hit can be at most now; -1 if that is not known."},
+	{"nearside_tls_handshake_errors_total", counter, "TLS handshakes of clients that failed."},
 	{"nearside_touch_dropped_total", counter, "Keys not touched at Redis, being too many or refused."},
 	{"nearside_touch_interval_seconds", gauge, "How often a key that is hit is touched at Redis; 0: never."},
 	{"nearside_touched_keys_total", counter, "Keys touched at Redis since they were hit."},
-	{"nearside_tls_handshake_errors_total", counter, "TLS handshakes of clients that failed."},
 
 	// The process and Go's runtime, as the metrics library has them.
 	{"process_cpu_seconds_system_total", counter, "CPU time in the kernel."},
