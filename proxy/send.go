@@ -15,17 +15,26 @@ func (q *queue) take() (full [][]byte, out []byte, ok bool) {
 
 // Flush sends what can be sent without waiting (origin.Flusher); if the client
 // does not take it at once, a goroutine of its own goes on.
-func (s *session) Flush() { s.send(false) }
+func (s *session) Flush() { s.send(atOnce) }
 
 // sendOut sends what there is, waiting for a slow client; for the reader.
 func (s *session) sendOut() {
 	s.times.settle(s)
-	s.send(true)
+	s.send(asReader)
 }
+
+// sender says how somebody sends.
+type sender uint8
+
+const (
+	atOnce   sender = iota // without waiting
+	asReader               // waiting, as the session's reader, which may have a loop to give up first
+	aside                  // waiting, on a goroutine for that
+)
 
 // send makes the caller the sender, if there is something to send and nobody
 // is sending, until nothing is left.
-func (s *session) send(wait bool) {
+func (s *session) send(as sender) {
 	q := &s.q
 	q.mu.Lock()
 	q.times.settle(s.p)
@@ -40,12 +49,14 @@ func (s *session) send(wait bool) {
 		}
 		q.sending = true
 		q.mu.Unlock()
-		if !wait && !s.tryAll(&full, &out) {
-			go s.finishSend(full, out)
-			return
-		}
-		if wait && !s.tryAll(&full, &out) {
-			s.blocking()
+		if !s.tryAll(&full, &out) {
+			if as == atOnce {
+				go s.finishSend(full, out)
+				return
+			}
+			if as == asReader {
+				s.blocking()
+			}
 			s.writeAll(full, out)
 		}
 		q.mu.Lock()
@@ -67,7 +78,7 @@ func (s *session) finishSend(full [][]byte, out []byte) {
 		q.cond.Signal()
 	}
 	q.mu.Unlock()
-	s.send(true)
+	s.send(aside)
 }
 
 // tryAll writes without waiting; it leaves what the client did not take.

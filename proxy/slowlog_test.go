@@ -314,7 +314,11 @@ func TestSlowlogShape(t *testing.T) {
 			t.Errorf("%v: %s, Redis %s", args, got, expected)
 		}
 	}
-	n.slow.threshold = int64(time.Hour) // nothing more
+	n = start(t, server, func(c *Config) { c.Slow = time.Hour }) // nothing more
+	c = n.dial()
+	want(t, c, "PONG", "PING")
+	n.slow.add(n.sessionList()[0], &slowOp{}, 0)
+	want(t, c, "1", "NEARSIDE", "SLOWLOG", "LEN")
 	want(t, c, "OK", "NEARSIDE", "SLOWLOG", "RESET")
 	want(t, c, "0", "NEARSIDE", "SLOWLOG", "LEN")
 	want(t, c, "-ERR unknown subcommand 'NOSUCH'. Try NEARSIDE HELP.", "NEARSIDE", "SLOWLOG", "NOSUCH")
@@ -448,6 +452,7 @@ func TestSlowlogSecrets(t *testing.T) {
 	} {
 		c.Do(args...)
 	}
+	n.slowOf("del") // the last one
 	var all strings.Builder
 	for _, e := range n.slow.latest(-1) {
 		fmt.Fprintf(&all, "%q\n", e.args)
