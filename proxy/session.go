@@ -391,7 +391,7 @@ func (s *session) request(kind frameKind, raw []byte) bool {
 		return false
 	}
 	s.dispatch(raw)
-	if !s.pushed {
+	if !s.pushed && !s.parks {
 		s.answeredHere()
 	}
 	if s.gave { // nothing may hold on to what was given away

@@ -493,3 +493,24 @@ func TestSlowlogRights(t *testing.T) {
 	}
 	want(t, bob, "0", "NEARSIDE", "SLOWLOG", "LEN")
 }
+
+// A hit that a fence holds back waits in nearside's queue, and is counted once.
+func TestSlowFence(t *testing.T) {
+	redis := redistest.Start(t)
+	relay, n, _ := onRelay(t, redis, func(c *Config) { slowly(c); c.MaxStaleness = time.Minute; c.Ping = time.Minute })
+	c := n.dial()
+	want(t, c, "OK", "SET", "product:1", "x")
+	n.warm(c, "GET", "product:1")
+	hits := n.commands("string", pathHit)
+	held := relay.HoldReply("PONG")
+	n.link.Fence()
+	c.Send("GET", "product:1")
+	<-held.Arrived
+	time.Sleep(lateness)
+	held.Release()
+	if got := c.Read(); got != "x" {
+		t.Fatal(got)
+	}
+	n.slowOf("get").check(t, pathHit, "queue", "get", "product:1")
+	n.eventually("the hit is counted", func() bool { return n.commands("string", pathHit) == hits+1 })
+}
