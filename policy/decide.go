@@ -90,9 +90,15 @@ type Options struct {
 
 // Policy decides what happens to commands. It is safe for concurrent use.
 type Policy struct {
-	rules   *Rules
-	hashTTL atomic.Bool     // Options.HashFieldTTL
-	deny    map[string]bool // lower case
+	rules *Rules
+	deny  map[string]bool // lower case
+	*knowledge
+}
+
+// knowledge is what was found out about the origin and its scripts. It outlives
+// the rules (With).
+type knowledge struct {
+	hashTTL atomic.Bool // Options.HashFieldTTL
 	scripts scripts
 
 	learning sync.Mutex            // held by Learn
@@ -101,12 +107,24 @@ type Policy struct {
 
 // New returns the policy of these rules.
 func New(r *Rules, opts Options) *Policy {
-	p := &Policy{rules: r, deny: map[string]bool{}}
+	p := &Policy{rules: r, deny: denied(opts.Deny), knowledge: &knowledge{}}
 	p.hashTTL.Store(opts.HashFieldTTL)
-	for _, name := range opts.Deny {
-		p.deny[strings.ToLower(strings.TrimSpace(name))] = true
-	}
 	return p
+}
+
+// With returns a policy of other rules that denies other commands. What p has
+// learned, and what both learn from now on, they share.
+func (p *Policy) With(r *Rules, deny []string) *Policy {
+	return &Policy{rules: r, deny: denied(deny), knowledge: p.knowledge}
+}
+
+// denied makes a set of Options.Deny.
+func denied(names []string) map[string]bool {
+	set := make(map[string]bool, len(names))
+	for _, name := range names {
+		set[strings.ToLower(strings.TrimSpace(name))] = true
+	}
+	return set
 }
 
 // SetHashFieldTTL changes Options.HashFieldTTL, when the origin's version becomes known.

@@ -142,6 +142,27 @@ func merge(rules []*Rule) []string {
 	return kept
 }
 
+// Number gives the rules other ids: id is asked for each, in their order, for one
+// from 1 on that no other has. It must be called before anybody else uses the rules.
+func (r *Rules) Number(id func(*Rule) int) {
+	for _, rule := range r.all {
+		rule.ID = id(rule)
+	}
+}
+
+// ByID returns the rule with an id, nil if there is none.
+func (r *Rules) ByID(id int) *Rule {
+	if id > 0 && id <= len(r.all) && r.all[id-1].ID == id { // as Number leaves them mostly
+		return r.all[id-1]
+	}
+	for _, rule := range r.all {
+		if rule.ID == id {
+			return rule
+		}
+	}
+	return nil
+}
+
 // LocksDB is the database of the locks and of all keys under no cache rule.
 func (r *Rules) LocksDB() int { return r.locksDB }
 

@@ -75,7 +75,6 @@ type auditor struct {
 	p       *Proxy
 	samples chan *l1.Entry // from sessions
 	answers chan *question // from reading goroutines of origin connections
-	rate    float64        // of hits audited, as the rate of an exponential distribution; 0: off
 
 	asked    int
 	suspects []*question
@@ -86,16 +85,21 @@ type auditor struct {
 
 func (a *auditor) init(p *Proxy) {
 	a.p = p
-	// Without a link nothing is promised that could be found broken.
-	if p.linked && p.cfg.Audit.OneIn > 0 {
-		a.rate = -math.Log1p(-1 / float64(p.cfg.Audit.OneIn)) // +Inf for every hit
-		a.samples = make(chan *l1.Entry, maxSamples)
-		a.answers = make(chan *question, maxAsked)
+	a.samples = make(chan *l1.Entry, maxSamples)
+	a.answers = make(chan *question, maxAsked)
+}
+
+// auditRate is the share of hits audited, as the rate of an exponential
+// distribution. Without a link nothing is promised that could be found broken.
+func (p *Proxy) auditRate(cfg Audit) float64 {
+	if !p.linked || cfg.OneIn == 0 {
+		return 0
 	}
+	return -math.Log1p(-1 / float64(cfg.OneIn)) // +Inf for every hit
 }
 
 // on tells whether hits are audited.
-func (a *auditor) on() bool { return a.rate > 0 }
+func (a *auditor) on() bool { return a.p.current().auditRate > 0 }
 
 // sampler is a session's part: it lets hits pass and picks some.
 type sampler struct {
@@ -131,7 +135,7 @@ func (a *auditor) gap() int64 {
 	if !a.on() {
 		return math.MaxInt64
 	}
-	return int64(min(rand.ExpFloat64()/a.rate, 1<<62))
+	return int64(min(rand.ExpFloat64()/a.p.current().auditRate, 1<<62))
 }
 
 // offer hands a sample over; it never blocks.
@@ -148,7 +152,7 @@ func (a *auditor) count(r auditResult) { a.p.m.audited[r].Inc() }
 
 // run audits until ctx is done.
 func (a *auditor) run(ctx context.Context) {
-	if !a.on() {
+	if !a.p.linked {
 		return
 	}
 	// A proof comes with every PONG; there is no hurry to take notice.
@@ -213,7 +217,7 @@ func (a *auditor) allowed(now int64) bool {
 	if a.next > now {
 		return false
 	}
-	a.next += int64(time.Second) / int64(a.p.cfg.Audit.PerSecond)
+	a.next += int64(time.Second) / int64(a.p.conf().Audit.PerSecond)
 	return true
 }
 
@@ -281,7 +285,10 @@ func (a *auditor) judge() {
 // change went unnoticed, others may have.
 func (a *auditor) found(q *question) {
 	p, e := a.p, q.e
-	rule := p.rules.All()[e.Rule-1]
+	rule := p.rules().ByID(e.Rule)
+	if rule == nil { // it is gone, and all its entries with it
+		return
+	}
 	p.m.rule(rule.ID).inconsistent.Inc()
 	p.takeOut(rule)
 	p.log.Error("the near cache answered what Redis does not confirm; the rule is taken out of the cache until NEARSIDE AUDIT RESTORE",
@@ -326,16 +333,20 @@ func (q *question) Reply(b []byte, err error, _ *origin.Batch) {
 // request rebuilds the read from the near cache's key (see cacheID).
 func (q *question) request() (req []byte, proto int, ok bool) {
 	id := q.e.ID()
-	if len(id) < 4 {
+	if len(id) < 5 {
 		return nil, 0, false
 	}
 	// The first two bytes are the database, cut short; there is but one with entries.
 	proto = int(id[2])
-	_, n := binary.Uvarint(id[3:]) // the user
-	if n <= 0 {
+	_, gen := binary.Uvarint(id[3:]) // of the rules
+	if gen <= 0 {
 		return nil, 0, false
 	}
-	name, rest, found := bytes.Cut(id[3+n:], []byte{0})
+	_, user := binary.Uvarint(id[3+gen:])
+	if user <= 0 {
+		return nil, 0, false
+	}
+	name, rest, found := bytes.Cut(id[3+gen+user:], []byte{0})
 	if !found {
 		return nil, 0, false
 	}

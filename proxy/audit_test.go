@@ -145,7 +145,7 @@ func TestAuditFindsLostInvalidation(t *testing.T) {
 			relay.losing(func(string) bool { return false })
 			want(t, c, old, test.read...)
 			n.eventually("the rule is out", func() bool {
-				return n.m.rule(n.rules.Match([]byte("product:1")).ID).inconsistent.Get() > 0 && n.quarantine.count.Load() == 1
+				return n.m.rule(n.rules().Match([]byte("product:1")).ID).inconsistent.Get() > 0 && n.quarantine.count.Load() == 1
 			})
 
 			now := control.Do(test.read...)
@@ -229,7 +229,7 @@ func TestAuditCommand(t *testing.T) {
 	}
 	want(t, own, "OK", "SET", "product:1", "v")
 	n.warm(own, "GET", "product:1")
-	e, rule := n.entry("product:1"), n.rules.Match([]byte("product:1"))
+	e, rule := n.entry("product:1"), n.rules().Match([]byte("product:1"))
 	n.takeOut(rule)
 	n.takeOut(rule)
 	if n.l1.Current(n.l1.Stamped(e)) {
@@ -254,7 +254,7 @@ func TestAuditRestoreFromEmpty(t *testing.T) {
 	c, other := n.dial(), n.dial()
 	want(t, c, "OK", "SET", "product:1", "v")
 	want(t, c, "(nil)", "GET", "product:2") // the user's first fetch is not pipelined with others
-	rule := n.rules.Match([]byte("product:1"))
+	rule := n.rules().Match([]byte("product:1"))
 	held := relay.HoldReply("$1\r\nv")
 	defer held.Release()
 	// Its check came before the rule was taken out, its stamp is of after.
@@ -280,7 +280,7 @@ func TestAuditRestoreFromEmpty(t *testing.T) {
 
 // byHand is an auditor that the test moves on, step by step.
 func (n *nearside) byHand() *auditor {
-	return &auditor{p: n.Proxy, rate: 1, samples: make(chan *l1.Entry, maxSamples), answers: make(chan *question, maxAsked)}
+	return &auditor{p: n.Proxy, samples: make(chan *l1.Entry, maxSamples), answers: make(chan *question, maxAsked)}
 }
 
 // entry is what the near cache holds of a key.
@@ -337,7 +337,7 @@ func TestAuditWaitsForTheProof(t *testing.T) {
 			n.proven(q.at)
 			a.judge()
 			expected := map[bool]auditResult{true: auditInconsistent, false: auditOvertaken}[lost]
-			if len(a.suspects) != 0 || n.audits(expected) != 1 || n.quarantine.holds([]policy.Key{{Rule: n.rules.Match([]byte("product:1"))}}) != lost {
+			if len(a.suspects) != 0 || n.audits(expected) != 1 || n.quarantine.holds([]policy.Key{{Rule: n.rules().Match([]byte("product:1"))}}) != lost {
 				t.Errorf("%v", n.auditLines())
 			}
 		})

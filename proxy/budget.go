@@ -16,7 +16,7 @@ import (
 // follow it on its connection: it may take half as much again as max, or is
 // skipped and its request answered with an error.
 type budget struct {
-	max     int64
+	max     atomic.Int64
 	used    atomic.Int64
 	transit atomic.Int64 // of used: in the hands of origin connections
 	over    func()       // called when there may be somebody to close; it must not block
@@ -32,7 +32,7 @@ type budget struct {
 // add counts n bytes, negative when they are gone.
 func (b *budget) add(s *session, n int64) {
 	s.held.Add(n)
-	if b.used.Add(n) > b.max && n > 0 {
+	if b.used.Add(n) > b.max.Load() && n > 0 {
 		b.over()
 	}
 }
@@ -40,8 +40,8 @@ func (b *budget) add(s *session, n int64) {
 // crowded tells whether sessions must be closed: they hold too much, or leave
 // too little for what is in transit.
 func (b *budget) crowded() bool {
-	used := b.used.Load()
-	return used > b.max && (used-b.transit.Load() > b.max || used > b.max+b.max/2)
+	used, most := b.used.Load(), b.max.Load()
+	return used > most && (used-b.transit.Load() > most || used > most+most/2)
 }
 
 // reserve counts n more bytes of a request. If they do not fit, the clients that
@@ -49,29 +49,29 @@ func (b *budget) crowded() bool {
 // nothing counted, when the asking session is itself the one that holds most.
 func (b *budget) reserve(s *session, n int64) bool {
 	b.add(s, n)
-	if b.used.Load() <= b.max {
+	if b.used.Load() <= b.max.Load() {
 		return true
 	}
-	if s.held.Load() > b.max || b.crowded() && s.p.worst() == s {
+	if s.held.Load() > b.max.Load() || b.crowded() && s.p.worst() == s {
 		b.add(s, -n)
 		return false
 	}
-	deadline := time.Now().Add(s.p.cfg.RequestTimeout)
-	timer := time.AfterFunc(s.p.cfg.RequestTimeout, b.wake)
+	deadline := time.Now().Add(s.p.conf().RequestTimeout)
+	timer := time.AfterFunc(s.p.conf().RequestTimeout, b.wake)
 	defer timer.Stop()
 	b.waiting.Add(1)
 	defer b.waiting.Add(-1)
-	for b.used.Load() > b.max && !s.shutOnce.Load() && s.p.ctx.Err() == nil && time.Now().Before(deadline) {
+	for b.used.Load() > b.max.Load() && !s.shutOnce.Load() && s.p.ctx.Err() == nil && time.Now().Before(deadline) {
 		if b.crowded() {
 			b.over()
 		}
 		b.mu.Lock()
-		if b.used.Load() > b.max && !s.shutOnce.Load() && s.p.ctx.Err() == nil && time.Now().Before(deadline) {
+		if b.used.Load() > b.max.Load() && !s.shutOnce.Load() && s.p.ctx.Err() == nil && time.Now().Before(deadline) {
 			b.changed.Wait()
 		}
 		b.mu.Unlock()
 	}
-	if b.used.Load() > b.max {
+	if b.used.Load() > b.max.Load() {
 		b.add(s, -n)
 		return false
 	}
@@ -91,10 +91,10 @@ const alwaysFits = 512 << 10
 // Reserve counts n bytes of a reply that is being received (origin.Budget).
 func (b *budget) Reserve(n int64) bool {
 	used, transit := b.used.Add(n), b.transit.Add(n)
-	if used <= b.max {
+	if used <= b.max.Load() {
 		return true
 	}
-	if n > alwaysFits && transit > b.max/2 {
+	if n > alwaysFits && transit > b.max.Load()/2 {
 		b.used.Add(-n)
 		b.transit.Add(-n)
 		return false

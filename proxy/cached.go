@@ -114,11 +114,13 @@ func (s *session) sameWire(c *origin.Conn) bool {
 	return !q.mixed && q.via == c
 }
 
-// cacheID builds the near cache's key for a command: database, protocol, user,
-// name and arguments. What one user may read another one never sees.
+// cacheID builds the near cache's key for a command: database, protocol, generation
+// of the rules, user, name and arguments. What one user may read another one never
+// sees, and what was fetched by other rules nobody does.
 func (s *session) cacheID(db int, name string, args [][]byte) []byte {
 	b := s.id1[:0]
 	b = append(b, byte(db), byte(db>>8), byte(s.proto))
+	b = binary.AppendUvarint(b, s.set.gen)
 	b = binary.AppendUvarint(b, s.acl.number)
 	b = append(b, name...)
 	b = append(b, 0)
@@ -216,7 +218,7 @@ func fetchReplies(n int) int { return n + 3 }
 // finishFetch stores the reply of a fetch and hands it to all who joined it.
 func finishFetch(sl *slot, b []byte, err error) []byte {
 	s, f := sl.s, sl.fetch
-	s.p.refills.done(f.permit)
+	f.permit.done()
 	var reply []byte
 	if err == nil {
 		var lives []int64
@@ -466,7 +468,7 @@ func (s *session) fetchMany(raw []byte) {
 // answer with an error.
 func finishMany(sl *slot, b []byte, err error) []byte {
 	s, f := sl.s, sl.fetch
-	s.p.refills.done(f.permit)
+	f.permit.done()
 	if err != nil {
 		return appendError(nil, s.p.originError(err))
 	}

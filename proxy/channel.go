@@ -21,7 +21,7 @@ func (p *Proxy) forgetPattern(pattern []byte, by l1.Source) {
 	case string(pattern) == "*":
 		p.l1.InvalidateAll(by)
 	default:
-		for _, r := range p.rules.All() {
+		for _, r := range p.rules().All() {
 			if r.Kind == policy.CacheRule && (strings.HasPrefix(r.Prefix, literal) || strings.HasPrefix(literal, r.Prefix)) {
 				p.l1.InvalidateRule(r.ID, by)
 			}

@@ -15,6 +15,12 @@ type Config struct {
 	Listen []string
 	// Admin is the address of the HTTP endpoints; "" switches them off.
 	Admin string
+	// AdminToken and the first line of AdminTokenFile let in who shows either as a bearer token. Where
+	// there is one it is asked for, and beyond loopback there must be one.
+	AdminToken, AdminTokenFile string
+	// Reload reads the configuration again and calls Proxy.Reload, for POST /-/reload;
+	// nil: there is none.
+	Reload func() ([]Change, error)
 	// Redis is the origin's URL: redis://, rediss:// or unix://.
 	Redis string
 	// RedisTLS is for an origin behind rediss://.
@@ -106,6 +112,9 @@ type Config struct {
 	Slow time.Duration
 	// NoLatency switches the histograms of command durations off.
 	NoLatency bool
+
+	// Drain is how long clients have at the end for their last answers. Default 5 s.
+	Drain time.Duration
 
 	// Version is what INFO and -version say.
 	Version string

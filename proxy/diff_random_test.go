@@ -151,7 +151,7 @@ func TestDifferentialRandom(t *testing.T) {
 		r.db = []int{0, 0, 1, 7}[r.rnd.IntN(4)]
 		r.resp = []string{"2", "3"}[r.rnd.IntN(2)]
 		r.pipelined = r.rnd.IntN(5) > 0
-		b := g.block(n.policy, r.db, 20+r.rnd.IntN(600))
+		b := g.block(n.current().policy, r.db, 20+r.rnd.IntN(600))
 		r.block(&b, "")
 	}
 	t.Logf("%d requests in %d blocks, %d differences; %d lines to vary", r.requests, blocks, r.failures, len(g.pool))

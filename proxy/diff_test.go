@@ -724,7 +724,7 @@ func diffPair(t *testing.T) (direct, origin *redistest.Server, n *nearside) {
 
 func newDiffRun(t *testing.T, direct, origin *redistest.Server, n *nearside, known []*difference) *diffRun {
 	t.Helper()
-	r := &diffRun{t: t, direct: direct.Addr, nea: n.addr, rules: n.rules, known: known}
+	r := &diffRun{t: t, direct: direct.Addr, nea: n.addr, rules: n.rules(), known: known}
 	for i, addr := range []string{direct.Addr, origin.Addr} {
 		c, err := net.Dial("tcp", addr)
 		if err != nil {

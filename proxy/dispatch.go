@@ -16,6 +16,7 @@ func (s *session) dispatch(raw []byte) {
 	case replySkip:
 		s.reply = replyOn
 	}
+	s.adopt()
 	s.decide()
 	s.start()
 	d := &s.d
@@ -103,9 +104,9 @@ func publishes(c *policy.Command) bool {
 
 // decide asks policy, and the origin about a command that policy has never heard of.
 func (s *session) decide() {
-	s.p.policy.Decide(&s.d, s.db, s.args)
+	s.set.policy.Decide(&s.d, s.db, s.args)
 	if s.d.Cmd == nil && s.authed && s.learn(s.args[0]) {
-		s.p.policy.Decide(&s.d, s.db, s.args)
+		s.set.policy.Decide(&s.d, s.db, s.args)
 	}
 }
 
@@ -240,9 +241,15 @@ func (s *session) answersNo() bool {
 
 // submit puts a slot into the queue and its request onto a connection.
 func (s *session) submit(sl *slot, c *origin.Conn, req []byte, replies int) {
+	s.enter(sl, c)
+	s.transmit(sl, c, req, replies)
+}
+
+// enter begins a slot and puts it into the queue.
+func (s *session) enter(sl *slot, c *origin.Conn) {
 	sl.begin()
 	s.push(sl, c)
-	s.transmit(sl, c, req, replies)
+	sl.widen() // behind push: from there on grace sees the slot
 }
 
 // transmit hands the request of a slot that is in the queue to a connection.

@@ -85,9 +85,9 @@ func (s *session) execLocals(raw []byte, t *transaction) {
 	sl := s.slot()
 	sl.writes, sl.all, sl.fence = t.writes, t.all, t.fence
 	s.endTransaction()
-	sl.begin()
+	sl.beginAlone()
 	b, err := s.pin.conn.Call(s.p.ctx, raw, 1)
-	sl.settle(b, err)
+	sl.settleAlone(b, err)
 	executed := errors.Is(err, origin.ErrTooLarge)
 	if err != nil {
 		b = appendError(nil, s.p.originError(err))

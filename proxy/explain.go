@@ -59,9 +59,9 @@ func (s *session) explain() {
 		x.args = [][]byte{[]byte("GET"), x.args[0]}
 	}
 	p, d := s.p, &x.d
-	p.policy.Decide(d, s.db, x.args)
+	s.set.policy.Decide(d, s.db, x.args)
 	if d.Cmd == nil && p.learn(x.args[0]) {
-		p.policy.Decide(d, s.db, x.args)
+		s.set.policy.Decide(d, s.db, x.args)
 	}
 	switch {
 	case d.Cmd == nil:
@@ -146,7 +146,7 @@ func (x *explanation) rule() {
 	rule := k.Rule
 	switch {
 	case rule == nil:
-		rule = x.s.p.rules.Match(x.args[k.Pos])
+		rule = x.s.set.rules.Match(x.args[k.Pos])
 		if rule == nil {
 			x.line("rule", "none")
 		} else {
@@ -222,7 +222,7 @@ func (x *explanation) cacheKey(reason string) {
 func (x *explanation) judge() string {
 	s, d := x.s, &x.d
 	p := s.p
-	if why := p.policy.Why(d, s.db, x.args); why != policy.WhyCached {
+	if why := s.set.policy.Why(d, s.db, x.args); why != policy.WhyCached {
 		x.key = x.uncached()
 		switch why {
 		case policy.WhyLocal:

@@ -148,11 +148,11 @@ func TestEveryReason(t *testing.T) {
 	seen.agree(n, c, "not_cacheable", "TTL", "product:1")
 	seen.agree(n, c, "command_not_listed", "STRLEN", "gets:1")
 	want(t, c, "1", "HSET", "product:hash", "f", "v")
-	n.policy.SetHashFieldTTL(true) // as for Redis 7.4
+	n.current().policy.SetHashFieldTTL(true) // as for Redis 7.4
 	seen.agree(n, c, "hash_field_ttl", "HGETALL", "product:hash")
-	n.policy.SetHashFieldTTL(false)
+	n.current().policy.SetHashFieldTTL(false)
 
-	n.takeOut(n.rules.Match([]byte("stats:1")))
+	n.takeOut(n.rules().Match([]byte("stats:1")))
 	seen.agree(n, c, "audit", "GET", "stats:1")
 
 	// In one write, behind a SET that is not answered yet.
@@ -307,7 +307,7 @@ func TestLastInvalidation(t *testing.T) {
 	says("operator", "rule")
 	redis.DoDB(5, "FLUSHDB")
 	says("flush", "everything")
-	n.takeOut(n.rules.Match([]byte("product:1")))
+	n.takeOut(n.rules().Match([]byte("product:1")))
 	says("audit", "rule")
 	want(t, c, "OK", "NEARSIDE", "AUDIT", "RESTORE", "product:")
 	want(t, c, "OK", "WATCH", "product:1")

@@ -25,6 +25,11 @@ type framer struct {
 	bulk int // bytes of the current argument and its CRLF still to come at pos; 0: its header is to come
 }
 
+// bound sets what one request may take, in bytes.
+func (f *framer) bound(maxRequest int64) {
+	f.maxRequest, f.maxBulk, f.maxArgs = maxRequest, min(maxRequest, 512<<20), max(1024, min(maxRequest/64, 1<<20))
+}
+
 // What next found.
 type frameKind uint8
 

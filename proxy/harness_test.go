@@ -136,7 +136,7 @@ func (n *nearside) warm(c *redistest.Client, args ...string) string {
 
 // hits is the sum over all rules.
 func (n *nearside) hits() (sum uint64) {
-	for _, r := range n.m.rules {
+	for _, r := range n.cacheMeters() {
 		sum += r.hits.Get()
 	}
 	return sum
@@ -147,7 +147,7 @@ func (n *nearside) bypassed(reason bypassReason) (sum uint64) {
 	if reason >= bypassNoRule {
 		return n.m.bypassed[reason].Get()
 	}
-	for _, r := range n.m.rules {
+	for _, r := range n.cacheMeters() {
 		sum += r.bypassed[reason].Get()
 	}
 	return sum
@@ -155,7 +155,7 @@ func (n *nearside) bypassed(reason bypassReason) (sum uint64) {
 
 // coalesced is the sum over all rules.
 func (n *nearside) coalesced() (sum uint64) {
-	for _, r := range n.m.rules {
+	for _, r := range n.cacheMeters() {
 		sum += r.coalesced.Get()
 	}
 	return sum

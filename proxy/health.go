@@ -110,7 +110,7 @@ func ask(c net.Conn, args []string) (string, error) {
 // goes the way of the cache.
 func (p *Proxy) healthKey() string {
 	prefix := ""
-	for _, r := range p.rules.All() {
+	for _, r := range p.rules().All() {
 		if r.Kind == policy.CacheRule {
 			prefix = r.Prefix
 			break
@@ -122,7 +122,7 @@ func (p *Proxy) healthKey() string {
 // Status is the state of the moment.
 func (p *Proxy) Status() admin.Status {
 	now := clockNow()
-	st := admin.Status{Ready: p.ctx.Err() == nil}
+	st := admin.Status{Ready: p.ctx.Err() == nil, Draining: p.draining.Load()}
 	st.Origin.Address = p.origin.Addr()
 	st.Origin.Up = p.origin.Stats().Shared+p.origin.Stats().Locks+p.origin.Stats().Dialled > 0
 	if !st.Origin.Up && p.linked {
@@ -133,7 +133,7 @@ func (p *Proxy) Status() admin.Status {
 	st.Link.Up = v == link.OK || v == link.Fenced
 	if d, ok := p.link.Bound(now); ok {
 		st.Link.Staleness = d
-		st.Link.Bound = p.cfg.MaxStaleness
+		st.Link.Bound = p.conf().MaxStaleness
 	}
 	return st
 }

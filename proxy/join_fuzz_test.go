@@ -64,7 +64,9 @@ func FuzzJoin(f *testing.F) {
 	if err != nil {
 		f.Fatal(err)
 	}
-	p := &Proxy{cfg: Config{CacheDB: 1}, rules: rules, policy: policy.New(rules, policy.Options{})}
+	set := &ruleset{rules: rules, policy: policy.New(rules, policy.Options{})}
+	p := &Proxy{cfg: Config{CacheDB: 1}}
+	p.set.Store(set)
 	names := []string{"MGET", "exists", "Del", "unlink", "touch", "MSET"}
 	f.Fuzz(func(t *testing.T, which byte, picks []byte) {
 		if len(picks) == 0 || len(picks) > 300 {
@@ -87,8 +89,8 @@ func FuzzJoin(f *testing.F) {
 		if name == "MSET" && len(args) > 3 && which > 127 {
 			args = args[:len(args)-1]
 		}
-		s := &session{p: p, args: args}
-		p.policy.Decide(&s.d, 0, args)
+		s := &session{p: p, set: set, args: args}
+		set.policy.Decide(&s.d, 0, args)
 		want := whole.do(0, args)
 		if s.d.Route != policy.RouteSplit {
 			db := s.d.DB

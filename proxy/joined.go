@@ -54,10 +54,11 @@ func (s *session) plan() (plan, bool) {
 		}
 		var parts []part
 		req := appendArgs(nil, s.args)
-		for _, db := range s.p.rules.PatternDBs(s.args[1]) {
+		set := s.set // the view of this request, whatever comes meanwhile
+		for _, db := range set.rules.PatternDBs(s.args[1]) {
 			parts = append(parts, part{db, req})
 		}
-		return plan{parts, func(r [][]byte) []byte { return s.p.mergeKeys(parts, r) }}, true
+		return plan{parts, func(r [][]byte) []byte { return set.mergeKeys(parts, r) }}, true
 	}
 	return plan{}, false
 }
@@ -138,14 +139,14 @@ func mergeValues(replies [][]byte, places [][]int, n int) []byte {
 
 // mergeKeys joins lists of keys, leaving out what the view at database 0 does
 // not show of each database.
-func (p *Proxy) mergeKeys(parts []part, replies [][]byte) []byte {
+func (set *ruleset) mergeKeys(parts []part, replies [][]byte) []byte {
 	if e := firstError(replies); e != nil {
 		return e
 	}
 	var keys []byte
 	count := 0
 	for i, r := range replies {
-		n, b := p.inView(r, parts[i].db)
+		n, b := set.inView(r, parts[i].db)
 		keys = append(keys, b...)
 		count += n
 	}
@@ -153,12 +154,12 @@ func (p *Proxy) mergeKeys(parts []part, replies [][]byte) []byte {
 }
 
 // inView filters an array of keys found in a database by the view at 0.
-func (p *Proxy) inView(array []byte, db int) (n int, elements []byte) {
+func (set *ruleset) inView(array []byte, db int) (n int, elements []byte) {
 	total, rest, _ := origin.Elements(array)
 	var one []byte
 	for range total {
 		one, rest = origin.Split(rest)
-		if key, _, _, ok := origin.Bulk(one); ok && p.rules.InView(key, db) {
+		if key, _, _, ok := origin.Bulk(one); ok && set.rules.InView(key, db) {
 			elements = append(elements, one...)
 			n++
 		}
@@ -192,7 +193,7 @@ func (s *session) joined(raw []byte) {
 	if s.d.Effect == 0 {
 		s.observe(sl)
 	}
-	sl.begin()
+	sl.beginAlone()
 	replies, err := s.runPlan(plan)
 	var b []byte
 	if err != nil {
@@ -200,7 +201,7 @@ func (s *session) joined(raw []byte) {
 	} else {
 		b = plan.merge(replies)
 	}
-	sl.settle(b, err)
+	sl.settleAlone(b, err)
 	s.replyRaw(b)
 }
 
@@ -308,32 +309,38 @@ func (s *session) call(db int, req []byte) ([]byte, error) {
 }
 
 // scanPlan walks one database after the other. A cursor of the client is twice
-// the cursor of Redis, plus one in the second database: it stays below 2^53, which
-// node-redis needs, as long as a database has fewer than 2^52 buckets. ok is false
+// the cursor of Redis, plus one in the locks' database: it stays below 2^53, which
+// node-redis needs, as long as a database has fewer than 2^52 buckets. The
+// cursor says which database it is of, since a reload may change in the middle of a walk which
+// ones the pattern has keys in. If its own has none any more the walk begins with the
+// other: keys may come twice, as with any SCAN, but none is missed. ok is false
 // for what is no cursor: Redis has the words for it.
 func (s *session) scanPlan() (_ plan, ok bool) {
 	cursor, err := strconv.ParseUint(string(s.args[1]), 10, 64)
 	if err != nil {
 		return plan{}, false
 	}
-	dbs := []int{s.p.cfg.CacheDB, s.p.cfg.LocksDB}
+	set := s.set
+	dbs := [2]int{s.p.cfg.CacheDB, s.p.cfg.LocksDB} // by the cursor's last bit
+	first, last := 0, 1
 	if pattern := matchOption(s.args[2:]); pattern != nil {
-		if only := s.p.rules.PatternDBs(pattern); len(only) == 1 {
-			dbs = only
+		if only := set.rules.PatternDBs(pattern); len(only) == 1 {
+			first = slices.Index(dbs[:], only[0])
+			last = first
 		}
 	}
 	phase := int(cursor & 1)
-	if len(dbs) == 1 {
-		phase = 0
+	if cursor == 0 || phase < first || phase > last {
+		cursor, phase = 0, first
 	}
 	args := slices.Clone(s.args)
 	args[1] = strconv.AppendUint(nil, cursor>>1, 10)
-	merge := func(r [][]byte) []byte { return s.p.scanned(r[0], dbs[phase], phase, phase+1 < len(dbs)) }
+	merge := func(r [][]byte) []byte { return set.scanned(r[0], dbs[phase], phase, phase < last) }
 	return plan{parts: []part{{dbs[phase], appendArgs(nil, args)}}, merge: merge}, true
 }
 
 // scanned turns a database's reply to SCAN into the view's.
-func (p *Proxy) scanned(b []byte, db, phase int, another bool) []byte {
+func (set *ruleset) scanned(b []byte, db, phase int, another bool) []byte {
 	n, rest, ok := origin.Elements(b)
 	if !ok || n != 2 { // an error
 		return b
@@ -345,9 +352,9 @@ func (p *Proxy) scanned(b []byte, db, phase int, another bool) []byte {
 	case next != 0:
 		next = next<<1 | uint64(phase)
 	case another:
-		next = uint64(phase + 1)
+		next = 1 // the other one's beginning
 	}
-	count, keys := p.inView(rest, db)
+	count, keys := set.inView(rest, db)
 	out := redcon.AppendArray(nil, 2)
 	out = redcon.AppendBulkString(out, strconv.FormatUint(next, 10))
 	out = redcon.AppendArray(out, count)
@@ -363,7 +370,7 @@ func (s *session) mergeRandom(replies [][]byte) []byte {
 	dbs := []int{s.p.cfg.LocksDB, s.p.cfg.CacheDB}
 	first := rand.IntN(len(dbs))
 	for _, i := range []int{first, 1 - first} {
-		if key, null, _, ok := origin.Bulk(replies[i]); ok && !null && s.p.rules.InView(key, dbs[i]) {
+		if key, null, _, ok := origin.Bulk(replies[i]); ok && !null && s.set.rules.InView(key, dbs[i]) {
 			return replies[i]
 		}
 	}
@@ -413,7 +420,7 @@ func (s *session) randomKey(raw []byte) {
 			s.replyRaw(b)
 			return
 		}
-		if !null && p.rules.InView(key, db) {
+		if !null && s.set.rules.InView(key, db) {
 			s.replyRaw(bytes.Clone(b))
 			return
 		}

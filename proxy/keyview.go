@@ -281,7 +281,7 @@ func (v *keyView) show(p *Proxy, frame []byte) (first, second []byte) {
 		return frame, nil
 	}
 	db, key, ok := keyEvent(channel, payload)
-	inView := ok && p.rules.InView(key, db)
+	inView := ok && p.rules().InView(key, db)
 	if !additional || a.also {
 		if first = frame; ok && db == 0 && viewed(string(subscribed)) && !inView {
 			first = nil

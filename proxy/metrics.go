@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"runtime"
 	"strings"
+	"sync/atomic"
 
 	"github.com/VictoriaMetrics/metrics"
 
@@ -49,6 +50,7 @@ func (r bypassReason) String() string { return bypassNames[r] }
 const (
 	sourceOperator = "operator"
 	sourceRights   = "acl"
+	sourceReload   = "reload"
 )
 
 // meters are what nearside counts. What each metric means stands in families.
@@ -71,8 +73,8 @@ type meters struct {
 	bypassed                    [bypassReasons]*metrics.Counter // from bypassNoRule on
 	invalidations               map[string]*metrics.Counter
 	published, publishErrors    *metrics.Counter
-	rules                       []*ruleMeters // cache rules only
-	byID                        []*ruleMeters // by rule id; nil for lock rules
+	reloads, reloadsRefused     *metrics.Counter
+	byID                        []atomic.Pointer[ruleMeters] // by rule id, spare ones included; nil for lock rules
 }
 
 // ruleMeters count what one cache rule did.
@@ -89,7 +91,8 @@ func (r *ruleMeters) snapshot() admin.Counts {
 	return admin.NewCounts(r.hits.Get(), r.misses.Get(), r.sets.Get(), r.dels.Get())
 }
 
-func newMeters(rules []*policy.Rule) *meters {
+// newMeters counts nothing yet; ids is the highest rule id that there will ever be.
+func newMeters(ids int) *meters {
 	set := metrics.NewSet()
 	c := set.NewCounter
 	m := &meters{
@@ -114,6 +117,8 @@ func newMeters(rules []*policy.Rule) *meters {
 		refillWaits:    c("nearside_refill_waits_total"),
 		auditSamples:   c("nearside_audit_samples_total"),
 		invalidations:  map[string]*metrics.Counter{},
+		reloads:        c(`nearside_reloads_total{result="ok"}`),
+		reloadsRefused: c(`nearside_reloads_total{result="refused"}`),
 		published:      c("nearside_link_published_total"),
 		publishErrors:  c("nearside_link_publish_errors_total"),
 	}
@@ -128,19 +133,25 @@ func newMeters(rules []*policy.Rule) *meters {
 			m.misses[r] = c(fmt.Sprintf("nearside_cache_lookup_misses_total{reason=%q}", r))
 		}
 	}
-	sources := []string{sourceOperator, sourceRights}
+	sources := []string{sourceOperator, sourceRights, sourceReload}
 	for _, cause := range link.Causes() {
 		sources = append(sources, cause.String())
 	}
 	for _, source := range sources {
 		m.invalidations[source] = c(fmt.Sprintf("nearside_invalidations_total{source=%q}", source))
 	}
-	m.byID = make([]*ruleMeters, len(rules)+1)
-	for _, r := range rules {
-		if r.Kind != policy.CacheRule {
+	m.byID = make([]atomic.Pointer[ruleMeters], ids+1)
+	return m
+}
+
+// follow has meters for the cache rules. Those of rules that are gone stay: a counter
+// does not go back.
+func (m *meters) follow(rules *policy.Rules, held func(rule int) (entries, bytes int64)) {
+	for _, r := range rules.All() {
+		if r.Kind != policy.CacheRule || m.byID[r.ID].Load() != nil {
 			continue
 		}
-		c, label := set.GetOrCreateCounter, "{prefix="+labelValue(r.Prefix)+"}" // what is no UTF-8 may look alike
+		c, label := m.set.GetOrCreateCounter, "{prefix="+labelValue(r.Prefix)+"}" // what is no UTF-8 may look alike
 		rm := &ruleMeters{
 			prefix:    r.Prefix,
 			hits:      c("nearside_cache_hits_total" + label),
@@ -157,10 +168,11 @@ func newMeters(rules []*policy.Rule) *meters {
 		for reason := range bypassNoRule {
 			rm.bypassed[reason] = c(fmt.Sprintf("nearside_cache_bypassed_total{prefix=%s,reason=%q}", labelValue(r.Prefix), reason))
 		}
-		m.rules = append(m.rules, rm)
-		m.byID[r.ID] = rm
+		id := r.ID
+		m.set.GetOrCreateGauge("nearside_cache_entries"+label, func() float64 { entries, _ := held(id); return float64(entries) })
+		m.set.GetOrCreateGauge("nearside_cache_bytes"+label, func() float64 { _, bytes := held(id); return float64(bytes) })
+		m.byID[r.ID].Store(rm)
 	}
-	return m
 }
 
 // gauges adds what is read off the proxy's parts when somebody asks.
@@ -168,18 +180,12 @@ func (m *meters) gauges(p *Proxy) {
 	g := func(name string, f func() float64) { m.set.NewGauge(name, f) }
 	g("nearside_clients", func() float64 { return float64(p.clients.Load()) })
 	g("nearside_buffer_bytes", func() float64 { return float64(p.budget.used.Load()) })
-	g("nearside_buffer_limit_bytes", func() float64 { return float64(p.budget.max) })
-	for id, r := range m.byID {
-		if r != nil {
-			label := "{prefix=" + labelValue(r.prefix) + "}"
-			m.set.GetOrCreateGauge("nearside_cache_entries"+label, func() float64 { entries, _ := p.l1.Held(id); return float64(entries) })
-			m.set.GetOrCreateGauge("nearside_cache_bytes"+label, func() float64 { _, bytes := p.l1.Held(id); return float64(bytes) })
-		}
-	}
+	g("nearside_buffer_limit_bytes", func() float64 { return float64(p.budget.max.Load()) })
 	g(fmt.Sprintf("nearside_build_info{version=%s,goversion=%q}", labelValue(p.cfg.Version), runtime.Version()), func() float64 { return 1 })
 	g("nearside_outstanding_replies", func() float64 { return float64(p.outstandingReplies()) })
-	g("nearside_cache_limit_bytes", func() float64 { return float64(p.cfg.Memory) })
+	g("nearside_cache_limit_bytes", func() float64 { return float64(p.conf().Memory) })
 	g("nearside_audit_rules_out", func() float64 { return float64(p.quarantine.count.Load()) })
+	g("nearside_config_last_reload_successful", func() float64 { return one(!p.reload.refused.Load()) })
 	g("nearside_link_up", func() float64 {
 		if v := p.link.Verdict(clockNow()); v == link.OK || v == link.Fenced {
 			return 1
@@ -230,7 +236,17 @@ func one(yes bool) float64 {
 	return 0
 }
 
-func (m *meters) rule(id int) *ruleMeters { return m.byID[id] }
+func (m *meters) rule(id int) *ruleMeters { return m.byID[id].Load() }
+
+// cacheMeters are those of the cache rules in force, in their order.
+func (p *Proxy) cacheMeters() (all []*ruleMeters) {
+	for _, r := range p.rules().All() {
+		if r.Kind == policy.CacheRule {
+			all = append(all, p.m.rule(r.ID))
+		}
+	}
+	return all
+}
 
 // bypass counts a read under a cache rule that the near cache had no part in; of
 // an MGET the first key's rule counts it.
@@ -309,3 +325,6 @@ func (c *ruleCounts) wrote(s *session, rule *policy.Rule, cmd *policy.Command) {
 		s.p.m.rule(rule.ID).sets.Inc()
 	}
 }
+
+// held is what the near cache holds under a rule.
+func (p *Proxy) held(rule int) (entries, bytes int64) { return p.l1.Held(rule) }

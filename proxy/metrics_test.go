@@ -165,7 +165,7 @@ func TestRuleMetrics(t *testing.T) {
 	n := start(t, redis, nil)
 	c := n.traffic()
 	held := func() (entries, size int64) {
-		for _, r := range n.rules.All() {
+		for _, r := range n.rules().All() {
 			if r.Prefix == "product:" {
 				return n.l1.Held(r.ID)
 			}

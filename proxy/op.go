@@ -237,7 +237,7 @@ func (s *session) opAt(first int) op {
 		return o
 	}
 	var d policy.Decision
-	s.p.policy.Decide(&d, s.db, args)
+	s.set.policy.Decide(&d, s.db, args)
 	o.cmd = d.Cmd
 	if o.path, _ = wayOf(&d); o.path == pathMiss {
 		o.path = pathHit

@@ -131,8 +131,8 @@ func (st *staleRead) answer(p *Proxy, now int64) []byte {
 	}
 	size := 16
 	for _, e := range st.entries {
-		rule := p.rules.All()[e.Rule-1]
-		if now-proven > int64(rule.StaleIfError) || now >= e.Deadline {
+		rule := p.rules().ByID(e.Rule)
+		if rule == nil || now-proven > int64(rule.StaleIfError) || now >= e.Deadline {
 			return nil
 		}
 		size += len(e.Reply)

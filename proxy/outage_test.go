@@ -19,7 +19,7 @@ func lenientRules(stale time.Duration) func(*Config) {
 	}
 }
 
-func (n *nearside) staleServed() uint64 { return n.m.rules[0].stale.Get() }
+func (n *nearside) staleServed() uint64 { return n.cacheMeters()[0].stale.Get() }
 
 func answeredError(reply string) bool {
 	return strings.HasPrefix(reply, "ERR") || strings.HasPrefix(reply, "(error)") || strings.HasPrefix(reply, "-")
@@ -150,12 +150,12 @@ func TestStaleFromFrozenRedis(t *testing.T) {
 	defer redis.Continue()
 	n.eventually("freshness cannot be proven", func() bool { return n.link.Verdict(clockNow()) != link.OK })
 	want(t, c, "old", "GET", "lenient:1") // after a timeout
-	missed := n.m.rules[0].misses.Get()
+	missed := n.cacheMeters()[0].misses.Get()
 	const reads = 50
 	for range reads {
 		want(t, c, "old", "GET", "lenient:1")
 	}
-	if got := n.m.rules[0].misses.Get() - missed; got > reads/2 {
+	if got := n.cacheMeters()[0].misses.Get() - missed; got > reads/2 {
 		t.Errorf("%d of %d reads went to the frozen Redis", got, reads)
 	}
 	redis.Continue()

@@ -27,11 +27,11 @@ func (c *passed) note(s *session) {
 		return
 	}
 	if d.Effect == 0 && d.Cmd.Flags.Has(policy.FlagReadonly) {
-		c.reads[s.p.policy.Why(d, s.db, s.args)]++
+		c.reads[s.set.policy.Why(d, s.db, s.args)]++
 		c.any = true
 	}
 	if d.Keys[0].Rule == nil && d.Effect&policy.WritesUnnamed == 0 && (s.db == 0 || s.db == s.p.cfg.CacheDB) && unmatchedPick() {
-		if key := s.args[d.Keys[0].Pos]; s.p.rules.Match(key) == nil { // there may be one that does not hold here
+		if key := s.args[d.Keys[0].Pos]; s.set.rules.Match(key) == nil { // there may be one that does not hold here
 			s.p.unmatched.sample(key)
 		}
 	}

@@ -145,6 +145,10 @@ func (s *session) awaitPause() bool {
 		if s.runErrand() {
 			continue
 		}
+		if s.stopping.Load() { // the deadline may have been set before it was taken away
+			s.leave()
+			return false
+		}
 		n, err := s.conn.Read(s.in[len(s.in):cap(s.in)])
 		s.in = s.in[:len(s.in)+n]
 		switch {

@@ -83,8 +83,7 @@ func (s *session) sendPinned(sl *slot, db int, raw []byte, replies int) {
 		var n int
 		if s.scratch, n = s.lead(s.scratch[:0], db); n > 0 && s.gives(raw) {
 			sl.strip = n
-			sl.begin()
-			s.push(sl, s.pin.conn)
+			s.enter(sl, s.pin.conn)
 			s.touch(s.pin.conn)
 			if err := s.give(sl, s.pin.conn, s.scratch, raw, replies+n); err != nil {
 				sl.Reply(nil, err, nil)
@@ -250,16 +249,16 @@ const maxBehindBlock = 64 << 10
 // awaitBlocked waits for the answer of a blocking command and watches the
 // client meanwhile. What the client sends in advance is kept.
 func (s *session) awaitBlocked() {
-	s.deadline(0)          // idle_timeout is not for those who wait
-	if s.stopping.Load() { // it may have set the deadline before
-		s.leave()
-		return
-	}
+	s.deadline(0) // idle_timeout is not for those who wait
 	q := &s.q
 	ahead := lookahead{frames: s.frames, at: s.off}
 	for {
 		s.runErrand()
-		if ahead.quit(s) && !s.endBlock() {
+		if s.stopping.Load() { // the deadline may have been set before it was taken away
+			s.wakeBlocked()
+			return
+		}
+		if ahead.quit(s) && !s.endBlock("TIMEOUT") {
 			return
 		}
 		q.mu.Lock()
@@ -280,8 +279,8 @@ func (s *session) awaitBlocked() {
 		}
 		n, err := s.conn.Read(s.in[len(s.in):cap(s.in)])
 		s.in = s.in[:len(s.in)+n]
-		if err != nil && (s.stopping.Load() || !errors.Is(err, os.ErrDeadlineExceeded)) {
-			if !s.stopping.Load() && !errors.Is(err, io.EOF) {
+		if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
+			if !errors.Is(err, io.EOF) {
 				s.p.m.readErrors.Inc()
 			}
 			s.leave()
@@ -362,7 +361,7 @@ func (s *session) becomeAsync() {
 
 // outOfBand takes what the origin sends without being asked.
 func (s *session) outOfBand(frame []byte, batch *origin.Batch) {
-	if s.p.fenceMessages && !s.monitors.Load() {
+	if s.p.current().fenceMessages && !s.monitors.Load() {
 		// The client learns that something happened: hits must not be older.
 		s.p.link.Fence()
 	}

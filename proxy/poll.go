@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"context"
 	"runtime"
 	"runtime/debug"
 	"time"
@@ -29,7 +30,7 @@ func (p *Proxy) startLoops() {
 // join puts a new session into a loop's care, unless that cannot be.
 func (s *session) join() {
 	p := s.p
-	if p.loops == nil || p.cfg.IdleTimeout > 0 { // deadlines are kept by a session's own goroutine
+	if p.loops == nil {
 		return
 	}
 	if _, ok := s.conn.(*tlsConn); ok {
@@ -41,6 +42,32 @@ func (s *session) join() {
 	}
 	s.src = p.loops.Pick(s.id).NewSource(sock, s)
 	s.conn = sock
+}
+
+// closeIdle closes those sessions in the loops' care whose clients have sent nothing
+// for idle_timeout; a goroutine of a session's own keeps that deadline itself.
+func (p *Proxy) closeIdle(ctx context.Context) {
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		if timeout := p.conf().IdleTimeout; timeout > 0 {
+			p.closeIdleSince(clockNow() - int64(timeout))
+		}
+	}
+}
+
+func (p *Proxy) closeIdleSince(then int64) {
+	for _, s := range p.sessionList() {
+		if s.src != nil && s.src.Idle() && s.active.Load() < then {
+			p.m.timedOut.Inc()
+			s.shut()
+		}
+	}
 }
 
 // How a step ended.
@@ -215,6 +242,7 @@ func (s *session) rest() bool {
 	if s.unread.Load() != 0 {
 		s.unread.Store(0)
 	}
+	s.deadline(0) // for the next time that it waits
 	s.src.Unwait()
 	if s.src.Return() {
 		return true

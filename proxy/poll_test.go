@@ -144,3 +144,23 @@ func TestIdleSessionsHaveNoGoroutine(t *testing.T) {
 		n.eventually("the session rests", s.src.Idle)
 	}
 }
+
+// idle_timeout closes whom a loop looks after, too, but no subscriber.
+func TestIdleSessionsAreClosed(t *testing.T) {
+	redis := redistest.Start(t)
+	n := start(t, redis, nil)
+	idle, subscriber := n.dial(), n.dial()
+	want(t, idle, "PONG", "PING")
+	want(t, subscriber, "[subscribe news 1]", "SUBSCRIBE", "news")
+	n.eventually("the idle one rests", n.sessionList()[0].src.Idle)
+	n.closeIdleSince(n.sessionList()[0].active.Load())
+	want(t, idle, "PONG", "PING") // not longer than that
+	n.eventually("the idle one rests", n.sessionList()[0].src.Idle)
+	n.closeIdleSince(n.sessionList()[0].active.Load() + 1)
+	if got := idle.Closed(); got != "" {
+		t.Errorf("it got %q", got)
+	}
+	if list := n.sessionList(); n.m.timedOut.Get() != 1 || len(list) == 0 || list[len(list)-1].shutOnce.Load() {
+		t.Errorf("%d timed out", n.m.timedOut.Get())
+	}
+}

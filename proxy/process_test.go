@@ -45,6 +45,8 @@ type process struct {
 	addr string // for redistest.Dial
 	log  *bytes.Buffer
 
+	ended chan struct{} // closed when it has
+
 	mu    sync.Mutex
 	conns []net.Conn // of dial
 }
@@ -80,7 +82,8 @@ func startProcess(t testing.TB, redis *redistest.Server, extra string) *process 
 		t.Fatal(err)
 	}
 	exited := make(chan error, 1)
-	go func() { exited <- p.cmd.Wait() }()
+	p.ended = make(chan struct{})
+	go func() { exited <- p.cmd.Wait(); close(p.ended) }()
 	t.Cleanup(func() {
 		for _, c := range p.conns {
 			c.Close()

@@ -27,8 +27,9 @@ type Proxy struct {
 	cfg    Config
 	log    *slog.Logger
 	begun  time.Time
-	rules  *policy.Rules
-	policy *policy.Policy
+	set    atomic.Pointer[ruleset] // in force
+	ids    ruleIDs
+	reload reloading
 	mget   *policy.Command
 	l1     *l1.Cache
 	link   *link.Link
@@ -42,10 +43,8 @@ type Proxy struct {
 	timed     bool // commands are timed, for that or to find slow ones
 	slow      slowlog
 
-	fences        policy.Fence // which ones are configured
-	fenceMessages bool
-	linked        bool // Redis reports changes
-	users         users
+	linked bool // Redis reports changes
+	users  users
 
 	ctx       context.Context // ends with Run
 	cancel    context.CancelFunc
@@ -62,7 +61,6 @@ type Proxy struct {
 	databases sync.Map     // int: databases that the origin has
 	missing   atomic.Int64 // the smallest number of one that it has not; 0: not known
 
-	refills refills
 	parking parking
 	outage  outage
 
@@ -83,6 +81,7 @@ type Proxy struct {
 	mu        sync.Mutex
 	listeners []net.Listener
 	sessions  map[*session]struct{}
+	draining  atomic.Bool
 	ending    bool // no more sessions
 	wg        sync.WaitGroup
 }
@@ -92,23 +91,28 @@ func New(cfg Config) (*Proxy, error) {
 	if err := cfg.fill(); err != nil {
 		return nil, err
 	}
-	rules, err := policy.NewRules(cfg.LocksDB, cfg.CacheDB, cfg.Rules)
-	if err != nil {
-		return nil, err
+	mode := cfg.Link
+	if cfg.Embedded {
+		mode = link.ModeEmbedded
 	}
 	p := &Proxy{
-		cfg: cfg, log: cfg.Log, begun: time.Now(), rules: rules,
-		policy:    policy.New(rules, policy.Options{HashFieldTTL: true, Deny: cfg.Deny}), // until the origin's version is known
+		cfg: cfg, log: cfg.Log, begun: time.Now(),
+		linked:    mode != link.ModeNone && mode != link.ModeEmbedded,
 		mget:      policy.Lookup([][]byte{[]byte("mget")}),
-		m:         newMeters(rules.All()),
 		ready:     make(chan struct{}),
 		over:      make(chan struct{}, 1),
 		slowClock: clockNow,
 		sessions:  map[*session]struct{}{},
-		refills:   make(refills, cfg.Refills),
 	}
+	set, err := p.newRuleset(cfg, nil)
+	if err != nil {
+		return nil, err
+	}
+	p.set.Store(set)
+	p.m = newMeters(p.ids.most)
+	p.m.follow(set.rules, p.held)
 	p.ctx, p.cancel = context.WithCancel(context.Background())
-	p.budget.max = cfg.Buffers
+	p.budget.max.Store(cfg.Buffers)
 	p.budget.changed.L = &p.budget.mu
 	p.budget.over = func() {
 		select {
@@ -116,21 +120,11 @@ func New(cfg Config) (*Proxy, error) {
 		default: // it is being looked after
 		}
 	}
-	for _, f := range cfg.Fence {
-		switch f {
-		case "locks":
-			p.fences |= policy.FenceLock
-		case "scripts":
-			p.fences |= policy.FenceScript
-		case "messages":
-			p.fenceMessages = true
-		}
-	}
 	if p.tls, err = cfg.TLS.watch(cfg.Log); err != nil {
 		return nil, err
 	}
 	if p.l1, err = l1.New(l1.Config{
-		Memory: cfg.Memory, MaxEntries: cfg.MaxEntries, Rules: len(rules.All()),
+		Memory: cfg.Memory, MaxEntries: cfg.MaxEntries, Rules: p.ids.most,
 		Evicted: func(rule, n int) { p.m.rule(rule).evictions.Add(n) },
 	}); err != nil {
 		return nil, err
@@ -146,17 +140,12 @@ func New(cfg Config) (*Proxy, error) {
 	p.slow.init(p)
 	p.latencies = !cfg.NoLatency
 	p.timed = p.latencies || p.slow.on()
-	mode := cfg.Link
-	if cfg.Embedded {
-		mode = link.ModeEmbedded
-	}
-	p.linked = mode != link.ModeNone && mode != link.ModeEmbedded
-	p.quarantine.init(len(rules.All()))
+	p.quarantine.init(p.ids.most)
 	p.audit.init(p)
 	p.reporter.init(p, time.Now())
 	p.touch.init(p)
 	p.link = link.New(link.Config{
-		Dial: p.dialLink, Prefixes: rules.Prefixes(), Mode: mode, Ping: cfg.Ping, MaxStaleness: cfg.MaxStaleness,
+		Dial: p.dialLink, Prefixes: set.rules.Prefixes(), Mode: mode, Ping: cfg.Ping, MaxStaleness: cfg.MaxStaleness,
 		Now: clockNow, Log: cfg.Log.With("origin", p.origin.Addr()),
 		DB: cfg.CacheDB, SetEvents: cfg.KeyspaceEvents == "set",
 		Invalidate: func(by link.Cause, key []byte) {
@@ -176,11 +165,13 @@ func New(cfg Config) (*Proxy, error) {
 		Proven: p.unparkPassed,
 	})
 	if cfg.Admin != "" {
-		var options []admin.Option
-		if !cfg.ProtectedMode {
-			options = append(options, admin.Remote())
+		if p.admin, err = admin.New(admin.Config{
+			Addr: cfg.Admin, Token: cfg.AdminToken, TokenFile: cfg.AdminTokenFile, Log: cfg.Log,
+		}, adminSource{p}); err != nil {
+			p.l1.Close()
+			p.origin.Close()
+			return nil, err
 		}
-		p.admin = admin.New(cfg.Admin, p, cfg.Log, options...)
 	}
 	p.m.gauges(p)
 	return p, nil
@@ -233,8 +224,12 @@ func (c *Config) fill() error {
 	def(&c.Window, time.Hour)
 	def(&c.RequestTimeout, time.Minute)
 	def(&c.WriteTimeout, time.Minute)
+	def(&c.Drain, 5*time.Second)
 	if c.Log == nil {
 		c.Log = slog.Default()
+	}
+	if c.Admin != "" && c.AdminToken == "" && c.AdminTokenFile == "" && !loopback(c.Admin) {
+		return fmt.Errorf("the admin address %s can be reached from other machines: that needs an admin token", c.Admin)
 	}
 	if c.Version == "" {
 		c.Version = "unknown"

@@ -15,11 +15,11 @@ import (
 // know whether the cause is gone.
 type quarantine struct {
 	mu    sync.Mutex     // of changes
-	out   []atomic.Int64 // by rule id: Unix time in nanoseconds when it was taken out; 0: it is in the cache
+	out   []atomic.Int64 // by rule id, spare ones included: Unix time in nanoseconds when it was taken out; 0: it is in the cache
 	count atomic.Int64
 }
 
-func (q *quarantine) init(rules int) { q.out = make([]atomic.Int64, rules+1) }
+func (q *quarantine) init(ids int) { q.out = make([]atomic.Int64, ids+1) }
 
 // holds tells whether any of the keys lies under a rule that was taken out.
 func (q *quarantine) holds(keys []policy.Key) bool {
@@ -69,9 +69,23 @@ func (p *Proxy) restore(rule *policy.Rule) bool {
 	return true
 }
 
+// releaseGone forgets of rules that are not configured any more that they were out.
+// Whoever takes a rule away and puts it back has looked at it.
+func (p *Proxy) releaseGone(rules *policy.Rules) {
+	q := &p.quarantine
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for id := range q.out {
+		if q.out[id].Load() != 0 && rules.ByID(id) == nil {
+			q.out[id].Store(0)
+			q.count.Add(-1)
+		}
+	}
+}
+
 // rulesOut are the rules that are out, in the order of the configuration.
 func (p *Proxy) rulesOut() (out []*policy.Rule) {
-	for _, r := range p.rules.All() {
+	for _, r := range p.rules().All() {
 		if _, is := p.quarantine.since(r.ID); is {
 			out = append(out, r)
 		}
@@ -110,7 +124,7 @@ func (s *session) restoreRule(prefix string) {
 	if !s.awaitAnswers() {
 		return
 	}
-	for _, r := range p.rules.All() {
+	for _, r := range p.rules().All() {
 		if r.Kind != policy.CacheRule || r.Prefix != prefix {
 			continue
 		}
@@ -138,8 +152,8 @@ func (p *Proxy) auditLines() []string {
 	default:
 		line("audit", "off: one_in is 0")
 	}
-	line("one_in", p.cfg.Audit.OneIn)
-	line("per_second", p.cfg.Audit.PerSecond)
+	line("one_in", p.conf().Audit.OneIn)
+	line("per_second", p.conf().Audit.PerSecond)
 	m := p.m
 	line("samples", m.auditSamples.Get())
 	line("compared", m.audited[auditEqual].Get()+m.audited[auditInconsistent].Get())

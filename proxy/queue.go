@@ -20,6 +20,7 @@ type queue struct {
 
 	head, tail *slot
 	n          int // slots
+	popped     int // slots that were there before and are gone
 	unanswered int // slots whose answer is not known yet
 	writes     int // of these, all that are not cacheable reads
 
@@ -70,6 +71,7 @@ func (s *session) slot() *slot {
 		sl = &slot{s: s}
 	}
 	sl.writes = sl.inline[:0]
+	sl.gen = s.set.gen
 	sl.mute = s.muted()
 	s.note(&sl.op)
 	return sl
@@ -211,6 +213,7 @@ func (q *queue) pop(s *session) {
 		q.tail = nil
 	}
 	q.n--
+	q.popped++
 	if !q.leave(s, sl) {
 		q.recycle(sl)
 	}
@@ -398,7 +401,7 @@ func (s *session) awaitRoom() bool {
 	}
 	q := &s.q
 	q.mu.Lock()
-	full := q.n >= s.p.cfg.MaxOutstanding || q.size > s.p.cfg.ReplyBuffer
+	full := q.n >= s.p.conf().MaxOutstanding || q.size > s.p.conf().ReplyBuffer
 	closed := q.closed
 	q.mu.Unlock()
 	if !full || closed {
@@ -409,7 +412,7 @@ func (s *session) awaitRoom() bool {
 	s.sendOut()
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	for (q.n > s.p.cfg.MaxOutstanding/2 || q.size > s.p.cfg.ReplyBuffer/2) && !q.closed {
+	for (q.n > s.p.conf().MaxOutstanding/2 || q.size > s.p.conf().ReplyBuffer/2) && !q.closed {
 		q.wait()
 	}
 	s.tick()

@@ -5,12 +5,13 @@ package proxy
 // together ask the origin for must leave it time for everything else.
 type refills chan struct{}
 
-// awaitRefill waits until one more fetch may be sent; what it returns is for done.
-func (s *session) awaitRefill() (permit bool) {
-	p := s.p
+// awaitRefill waits until one more fetch may be sent, and returns where done gives
+// that back: a reload may change the bound meanwhile.
+func (s *session) awaitRefill() (permit refills) {
+	p, r := s.p, s.set.refills
 	select {
-	case p.refills <- struct{}{}:
-		return true
+	case r <- struct{}{}:
+		return r
 	default:
 	}
 	p.m.refillWaits.Inc()
@@ -20,8 +21,8 @@ func (s *session) awaitRefill() (permit bool) {
 	s.flushReplies()
 	s.waited = true
 	select {
-	case p.refills <- struct{}{}:
-		permit = true
+	case r <- struct{}{}:
+		permit = r
 	case <-p.ctx.Done(): // the request will fail at once
 	}
 	s.at = p.clock()
@@ -29,8 +30,8 @@ func (s *session) awaitRefill() (permit bool) {
 }
 
 // done lets the next fetch go; it never blocks.
-func (r refills) done(permit bool) {
-	if permit {
+func (r refills) done() {
+	if r != nil {
 		<-r
 	}
 }

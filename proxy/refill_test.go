@@ -53,7 +53,7 @@ func TestRefillsAreBounded(t *testing.T) {
 			t.Errorf("client %d read %s", i, got)
 		}
 	}
-	if got := len(n.refills); got != 0 {
+	if got := len(n.current().refills); got != 0 {
 		t.Errorf("%d permits are lost", got)
 	}
 }
@@ -79,7 +79,7 @@ func TestRefillsOfOnePipeline(t *testing.T) {
 			t.Fatalf("MGET answered %s", got)
 		}
 	}
-	n.eventually("all permits are back", func() bool { return len(n.refills) == 0 })
+	n.eventually("all permits are back", func() bool { return len(n.current().refills) == 0 })
 }
 
 // Permits come back when fetches fail.
@@ -98,6 +98,6 @@ func TestRefillsFail(t *testing.T) {
 		c.Read()
 		n.eventually("the link was made anew", func() bool { return n.link.Stats().Reconnects > reconnects })
 		n.awaitLink()
-		n.eventually("all permits are back", func() bool { return len(n.refills) == 0 })
+		n.eventually("all permits are back", func() bool { return len(n.current().refills) == 0 })
 	}
 }

@@ -28,15 +28,15 @@ type reporter struct {
 }
 
 func (r *reporter) init(p *Proxy, now time.Time) {
-	*r = reporter{p: p, reported: now, begun: now, interval: p.cfg.Report, windowSize: p.cfg.Window}
+	*r = reporter{p: p, reported: now, begun: now, interval: p.conf().Report, windowSize: p.conf().Window}
 	r.atReport = r.counts()
 	r.atWindow = r.atReport
 }
 
 // counts are the counts of now, by prefix.
 func (r *reporter) counts() map[string]admin.Counts {
-	all := make(map[string]admin.Counts, len(r.p.m.rules))
-	for _, rule := range r.p.m.rules {
+	all := make(map[string]admin.Counts, len(r.p.cacheMeters()))
+	for _, rule := range r.p.cacheMeters() {
 		all[rule.prefix] = rule.snapshot()
 	}
 	return all
@@ -105,7 +105,7 @@ func (r *reporter) roll(now time.Time, counts map[string]admin.Counts) {
 
 // report logs one line for every rule that was used.
 func (r *reporter) report(took time.Duration, counts map[string]admin.Counts) {
-	for _, rule := range r.p.m.rules {
+	for _, rule := range r.p.cacheMeters() {
 		total := counts[rule.prefix]
 		c := total.Less(r.atReport[rule.prefix])
 		if c == (admin.Counts{}) {

@@ -53,7 +53,7 @@ func TestReports(t *testing.T) {
 	c := n.dial()
 	want(t, c, "OK", "SET", "product:1", "v")
 	n.warm(c, "GET", "product:1")
-	product := n.m.rules[0]
+	product := n.cacheMeters()[0]
 	n.eventually("the hit is counted", func() bool { return product.hits.Get() == 1 })
 	misses := product.misses.Get()
 
@@ -100,7 +100,7 @@ func TestReports(t *testing.T) {
 
 func TestWindows(t *testing.T) {
 	n := start(t, redistest.Start(t), nil)
-	hits := n.m.rules[0].hits
+	hits := n.cacheMeters()[0].hits
 	var r reporter
 	clock := time.Date(2026, 3, 1, 10, 20, 0, 0, time.FixedZone("", 5*3600+1800)) // 04:50 UTC
 	r.init(n.Proxy, clock)

@@ -11,9 +11,6 @@ import (
 	"time"
 )
 
-// drainTime bounds how long sessions may finish what is outstanding at the end.
-const drainTime = 5 * time.Second
-
 // Run listens and serves until ctx is done, then lets sessions finish what is
 // outstanding. It returns the first error, nil after an ordinary end. Call it once.
 func (p *Proxy) Run(ctx context.Context) error {
@@ -30,6 +27,7 @@ func (p *Proxy) Run(ctx context.Context) error {
 		p.wg.Go(func() { failed <- p.accept(ln) })
 	}
 	p.wg.Go(func() { p.relieve() })
+	p.wg.Go(func() { p.closeIdle(p.ctx) })
 	linkCtx, stopLink := context.WithCancel(p.ctx)
 	defer stopLink()
 	p.wg.Go(func() {
@@ -58,6 +56,7 @@ func (p *Proxy) Run(ctx context.Context) error {
 	case <-ctx.Done():
 	case err = <-failed:
 	}
+	p.draining.Store(true)
 	p.closeListeners()
 	p.drain()
 	stopAdmin()
@@ -162,7 +161,7 @@ func (p *Proxy) accept(ln net.Listener) error {
 // admit starts a session, unless there are too many.
 func (p *Proxy) admit(conn net.Conn) {
 	p.m.accepted.Inc()
-	if p.clients.Add(1) > int64(p.cfg.MaxClients) {
+	if p.clients.Add(1) > int64(p.conf().MaxClients) {
 		p.clients.Add(-1)
 		p.m.rejected.Inc()
 		// The error is a courtesy: whoever does not take it at once misses it, and
@@ -211,7 +210,7 @@ func (p *Proxy) relieve() {
 			if worst == nil {
 				break
 			}
-			p.log.Warn("closing the client that holds most of the buffers", "client", worst.id, "bytes", worst.held.Load(), "buffers", p.budget.max)
+			p.log.Warn("closing the client that holds most of the buffers", "client", worst.id, "bytes", worst.held.Load(), "buffers", p.budget.max.Load())
 			p.m.slowClosed.Inc()
 			worst.shut()
 			p.budget.wake() // it may wait itself
@@ -235,32 +234,4 @@ func (p *Proxy) worst() (worst *session) {
 		}
 	}
 	return worst
-}
-
-// drain ends all sessions: each reads no more, answers what it has read, and closes.
-func (p *Proxy) drain() {
-	p.mu.Lock()
-	p.ending = true
-	p.mu.Unlock()
-	for _, s := range p.sessionList() {
-		s.stop()
-	}
-	deadline := time.NewTimer(drainTime)
-	defer deadline.Stop()
-	done := make(chan struct{})
-	go func() {
-		for _, s := range p.sessionList() {
-			<-s.ended
-		}
-		close(done)
-	}()
-	select {
-	case <-done:
-	case <-deadline.C:
-		p.cancel() // who waits for the origin waits no more
-		for _, s := range p.sessionList() {
-			s.shut()
-		}
-		<-done
-	}
 }

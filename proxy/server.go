@@ -102,7 +102,7 @@ func (p *Proxy) facts() (*serverFacts, error) {
 		f.major, _ = strconv.Atoi(parts[0])
 		f.minor, _ = strconv.Atoi(parts[1])
 	}
-	p.policy.SetHashFieldTTL(f.atLeast7(4))
+	p.current().policy.SetHashFieldTTL(f.atLeast7(4))
 	p.server.Store(f)
 	return f, nil
 }
@@ -140,7 +140,7 @@ func (p *Proxy) learn(name []byte) bool {
 					flags = append(flags, fmt.Sprint(f))
 				}
 			}
-			p.policy.Learn(lower, number(1), flags, number(3), number(4), number(5))
+			p.current().policy.Learn(lower, number(1), flags, number(3), number(4), number(5))
 			return true
 		}
 	}

@@ -21,6 +21,7 @@ import (
 // to the reader.
 type session struct {
 	p     *Proxy
+	set   *ruleset // that the request at hand is decided by
 	id    uint64
 	conn  net.Conn
 	nb    nonblocking // conn without waiting, where the platform has it
@@ -87,6 +88,7 @@ type session struct {
 
 	monitors atomic.Bool          // monitor, for the pinned connection's reader
 	redirect atomic.Uint64        // the session that CLIENT TRACKING redirects to; 0: none
+	solo     atomic.Uint64        // odd while a slot is begun that is not in the queue
 	blocked  blockedOn            // for CLIENT UNBLOCK of other sessions
 	pausing  atomic.Bool          // CLIENT PAUSE holds it back
 	queuedN  atomic.Int32         // commands queued since MULTI, plus 1; 0: no MULTI
@@ -138,8 +140,8 @@ func (p *Proxy) newSession(conn net.Conn) *session {
 	s := &session{
 		p: p, id: p.nextID.Add(1), conn: conn, begun: time.Now(), proto: 2, ended: make(chan struct{}),
 		authed: p.cfg.DefaultUser != "none", acl: &p.users.own,
-		frames: framer{maxRequest: p.cfg.MaxRequest, maxBulk: min(p.cfg.MaxRequest, 512<<20), maxArgs: max(1024, min(p.cfg.MaxRequest/64, 1<<20))},
 	}
+	s.adopt()
 	s.q.cond.L = &s.q.mu
 	if s.join(); s.src == nil {
 		s.nb.init(conn)
@@ -186,6 +188,9 @@ func (s *session) run() {
 func (s *session) end() {
 	defer s.crashed()
 	s.drainOut()
+	if s.stopping.Load() {
+		s.farewell()
+	}
 	s.close()
 }
 
@@ -208,9 +213,9 @@ func (s *session) read() bool {
 		if s.since.IsZero() || len(s.in)-s.mark >= patientFor {
 			s.since, s.mark = time.Now(), len(s.in)
 		}
-		s.deadline(time.Until(s.since.Add(s.p.cfg.RequestTimeout)))
-	case s.p.cfg.IdleTimeout > 0 && !s.subscribed() && !s.monitor:
-		s.deadline(s.p.cfg.IdleTimeout)
+		s.deadline(time.Until(s.since.Add(s.p.conf().RequestTimeout)))
+	case s.p.conf().IdleTimeout > 0 && !s.subscribed() && !s.monitor:
+		s.deadline(s.p.conf().IdleTimeout)
 	}
 	if s.stopping.Load() {
 		return false
@@ -620,12 +625,4 @@ func (s *session) close() {
 		s.p.clients.Add(-1)
 		s.p.wg.Done()
 	}
-}
-
-// stop makes the reader end after what it has read so far.
-func (s *session) stop() {
-	s.stopping.Store(true)
-	// An error means that the connection is gone already.
-	_ = s.conn.SetReadDeadline(longAgo)
-	s.wake()
 }

@@ -25,6 +25,7 @@ type slot struct {
 	// What is to happen when the answer comes.
 	finish   finisher
 	strip    int          // replies of inserted commands in front of the answer
+	gen      uint64       // of the rules that the request was decided by
 	fence    policy.Fence // raise a fence before the client learns the answer
 	writes   []uint32     // L1 counters of the keys it writes
 	seen     bool         // it only read the keys in writes, past the near cache
@@ -107,6 +108,7 @@ func (sl *slot) Reply(b []byte, err error, batch *origin.Batch) {
 // Filled takes the answer of a fetch that another session led (l1.Waiter).
 func (sl *slot) Filled(reply []byte, err error) {
 	s := sl.s // answered, the slot may be another request's
+	sl.overtake()
 	if err != nil {
 		reply = appendError(nil, s.p.originError(err))
 	}
@@ -136,10 +138,40 @@ func (sl *slot) begin() {
 	}
 }
 
+// widen makes a slot that was decided by rules of before a reload count as writing
+// everything: what it names may be cached by now, which begin could not know.
+func (sl *slot) widen() {
+	if !sl.read && !sl.seen && sl.all == writeNamed && sl.outdated() {
+		sl.all = writeEvery
+		sl.s.p.l1.BeginAll()
+	}
+}
+
+// overtake outdates everything if the slot was decided by rules of before a
+// reload: what its client learns now may be newer than what is cached by other rules.
+func (sl *slot) overtake() {
+	if sl.outdated() {
+		sl.s.p.l1.InvalidateAll(fromReload)
+	}
+}
+
+// beginAlone and settleAlone are begin and settle for a slot that is not in the queue.
+func (sl *slot) beginAlone() {
+	sl.s.solo.Add(1)
+	sl.begin()
+	sl.widen()
+}
+
+func (sl *slot) settleAlone(b []byte, err error) {
+	sl.settle(b, err)
+	sl.s.solo.Add(1)
+}
+
 // settle ends what begin began, when the outcome is known or known to be
 // unknown, and raises the fences, all of it before the client is answered.
 func (sl *slot) settle(b []byte, err error) {
 	p := sl.s.p
+	sl.overtake()
 	for _, w := range sl.writes {
 		switch {
 		case !sl.seen:
@@ -150,7 +182,7 @@ func (sl *slot) settle(b []byte, err error) {
 			p.l1.InvalidateSlot(w, fromRead)
 		}
 	}
-	if sl.fence&p.fences != 0 && (sl.fence != policy.FenceLock || err != nil || !sl.nilIsNo || !refusedLock(b)) {
+	if sl.fence&p.current().fences != 0 && (sl.fence != policy.FenceLock || err != nil || !sl.nilIsNo || !refusedLock(b)) {
 		p.link.Fence()
 	}
 	// Hits come back only now, when the fence already holds them.
@@ -186,7 +218,7 @@ type fetch struct {
 	many   []manyKey    // the keys of an MGET
 	user   *aclUser     // who asked
 	via    *origin.Conn // where it was sent
-	permit bool         // counted in refills
+	permit refills      // where it is counted; nil: nowhere
 	plain  []byte       // the request as the client sent it, should the two-step form be refused
 }
 

@@ -13,6 +13,7 @@ const (
 	fromRights                         // what Redis users may do has changed
 	fromAudit                          // the auditor has taken the rule out
 	fromRead                           // a read that went past the near cache
+	fromReload                         // the rules have changed
 )
 
 // sourceOf is the link's cause as a source.
@@ -39,6 +40,8 @@ func sourceName(by l1.Source) string {
 		return "audit"
 	case fromRead:
 		return "read"
+	case fromReload:
+		return sourceReload
 	}
 	return link.Cause(by - fromLink).String()
 }

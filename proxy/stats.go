@@ -20,9 +20,9 @@ func (p *Proxy) infoText() string {
 	line("nearside_locks_db", p.cfg.LocksDB)
 	line("nearside_cache_db", p.cfg.CacheDB)
 	line("nearside_connected_clients", p.clients.Load())
-	line("nearside_max_clients", p.cfg.MaxClients)
+	line("nearside_max_clients", p.conf().MaxClients)
 	line("nearside_buffer_bytes", p.budget.used.Load())
-	line("nearside_buffer_limit", p.budget.max)
+	line("nearside_buffer_limit", p.budget.max.Load())
 
 	line("link_source", p.link.Source())
 	line("link_state", p.link.State())
@@ -31,7 +31,7 @@ func (p *Proxy) infoText() string {
 	} else {
 		line("link_staleness_bound_ms", "unknown")
 	}
-	line("link_max_staleness_ms", p.cfg.MaxStaleness.Milliseconds())
+	line("link_max_staleness_ms", p.conf().MaxStaleness.Milliseconds())
 	ls := p.link.Stats()
 	line("link_reconnects", ls.Reconnects)
 	line("link_invalidations", ls.Keys+ls.Events+ls.Messages)
@@ -51,10 +51,10 @@ func (p *Proxy) infoText() string {
 	cs := p.l1.Stats()
 	line("cache_entries", cs.Entries)
 	line("cache_bytes", cs.Bytes)
-	line("cache_memory", p.cfg.Memory)
+	line("cache_memory", p.conf().Memory)
 	line("cache_evictions", cs.Evicted)
 	var hits, misses uint64
-	for _, r := range p.m.rules {
+	for _, r := range p.cacheMeters() {
 		hits += r.hits.Get()
 		misses += r.misses.Get()
 	}
@@ -75,7 +75,7 @@ func (p *Proxy) infoText() string {
 func (p *Proxy) rulesText() string {
 	var b strings.Builder
 	b.WriteString("# Rules\r\n")
-	for _, r := range p.rules.All() {
+	for _, r := range p.rules().All() {
 		if r.Kind == policy.LockRule {
 			fmt.Fprintf(&b, "lock_rule:prefix=%q,db=%d\r\n", r.Prefix, p.cfg.LocksDB)
 			continue

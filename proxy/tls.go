@@ -73,7 +73,7 @@ func (s *session) handshake() bool {
 	if !ok {
 		return true
 	}
-	if err := c.SetDeadline(time.Now().Add(s.p.cfg.RequestTimeout)); err != nil || s.stopping.Load() {
+	if err := c.SetDeadline(time.Now().Add(s.p.conf().RequestTimeout)); err != nil || s.stopping.Load() {
 		return false
 	}
 	if err := c.HandshakeContext(s.p.ctx); err != nil {

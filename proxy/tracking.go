@@ -417,15 +417,16 @@ func isQuit(frame []byte) bool {
 // unblockTries bounds how often a wait is ended that has perhaps not begun yet.
 const unblockTries = 100
 
-// endBlock ends the session's own wait at Redis, since its client has sent QUIT.
-// Redis gives the reply that a timeout would give, or the element if there was one,
-// so nothing is popped for nobody. It reports false when the session had to be ended.
-func (s *session) endBlock() bool {
+// endBlock ends the session's own wait at Redis, since its client has sent QUIT
+// ("TIMEOUT") or nearside ends ("ERROR"). Redis gives the reply that a timeout would give,
+// or an error, or the element if there was one, so nothing is popped for nobody. It
+// reports false when the session had to be ended.
+func (s *session) endBlock(how string) bool {
 	ctx, cancel := context.WithTimeout(s.p.ctx, errandTime)
 	defer cancel()
 	number := s.pin.conn.ID(ctx)
 	for try := 0; number != 0 && try < unblockTries && ctx.Err() == nil; try++ {
-		n, err := s.p.origin.Control().Do(ctx, "CLIENT", "UNBLOCK", number).Int()
+		n, err := s.p.origin.Control().Do(ctx, "CLIENT", "UNBLOCK", number, how).Int()
 		if err != nil {
 			break
 		}

@@ -289,7 +289,7 @@ func (s *session) queueCommand(raw []byte) {
 func (s *session) collectEffects() {
 	t := &s.tx
 	var sl slot
-	sl.s = s
+	sl.s, sl.gen = s, s.set.gen
 	s.effects(&sl)
 	if s.d.Effect == 0 && (s.d.Route == policy.RouteCache || s.d.Route == policy.RouteSplit) {
 		s.observe(&sl) // EXEC shows Redis's own state: nothing older must follow it

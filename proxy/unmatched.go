@@ -146,7 +146,7 @@ func (p *Proxy) unmatchedText() string {
 // looksLike is the rule's prefix that a key's prefix ends with, at the beginning
 // of a word: "myapp:product:" and "keyv::product:" look like "product:".
 func (p *Proxy) looksLike(prefix string) (found string) {
-	for _, r := range p.rules.All() {
+	for _, r := range p.rules().All() {
 		head, ok := strings.CutSuffix(prefix, r.Prefix)
 		if r.Kind == policy.CacheRule && ok && len(r.Prefix) > len(found) && head != "" && !alphanumeric(head[len(head)-1]) {
 			found = r.Prefix

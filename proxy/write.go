@@ -69,7 +69,7 @@ func (s *session) write(b []byte) error {
 	}
 	for !ok {
 		b = b[n:]
-		if err := s.conn.SetWriteDeadline(time.Now().Add(s.p.cfg.WriteTimeout)); err != nil {
+		if err := s.conn.SetWriteDeadline(time.Now().Add(s.p.conf().WriteTimeout)); err != nil {
 			s.shut()
 			return err
 		}

@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"nearside/policy"
+	"nearside/proxy/admin"
 )
 
 // check finds what is wrong between values that are each right by themselves,
@@ -56,8 +57,24 @@ func (s *settings) checkAddresses() error {
 			return s.fail(fmt.Sprintf("admin and %s name the same address, %s", l.path, c.Admin), "admin", l.path)
 		}
 	}
-	if c.ProtectedMode && !loopback(c.Admin) {
-		return s.fail(fmt.Sprintf("the admin address %s can be reached from other machines: that needs protected_mode: false", c.Admin), "admin")
+	return s.checkToken()
+}
+
+// checkToken: whoever can reach the admin address from elsewhere must show a token.
+func (s *settings) checkToken() error {
+	c := &s.cfg
+	if c.AdminTokenFile != "" {
+		if _, err := admin.ReadToken(c.AdminTokenFile); err != nil {
+			return s.fail(err.Error(), "admin_token_file")
+		}
+	}
+	if c.AdminToken != "" {
+		if err := admin.CheckToken(c.AdminToken); err != nil {
+			return s.fail(err.Error(), tokenVariable)
+		}
+	}
+	if c.AdminTokenFile == "" && c.AdminToken == "" && !loopback(c.Admin) {
+		return s.fail(fmt.Sprintf("the admin address %s can be reached from other machines: that needs admin_token_file, or the environment's %s", c.Admin, tokenVariable), "admin")
 	}
 	return nil
 }

@@ -9,6 +9,8 @@ import (
 	"net/http"
 	"strings"
 	"time"
+
+	"nearside/proxy/admin"
 )
 
 const (
@@ -20,7 +22,7 @@ const (
 // returns what it says of itself. It is an error if nobody answers, or not
 // with 200.
 func askHealth(ctx context.Context, o *options) (string, error) {
-	addr, err := adminOf(o)
+	addr, token, err := adminOf(o)
 	if err != nil {
 		return "", err
 	}
@@ -32,34 +34,50 @@ func askHealth(ctx context.Context, o *options) (string, error) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, healthTimeout)
 	defer cancel()
-	return getHealthz(ctx, addr)
+	return getHealthz(ctx, addr, token)
 }
 
-// adminOf is the configured admin address. What the file says besides is
-// not looked at twice: a certificate that has gone, say, does not make a process
-// ill that runs.
-func adminOf(o *options) (string, error) {
-	var admin string
+// adminOf is the configured admin address and the token for it, "" without one. What
+// the file says besides is not looked at twice: a certificate that has gone,
+// say, does not make a process ill that runs. Nor does a token that cannot be read: it is alive
+// without one, too, and only says less.
+func adminOf(o *options) (addr, token string, err error) {
+	given := false
 	for _, v := range o.overrides {
 		if v.key != "admin" {
 			continue
 		}
-		if err := adminAddress(&admin)(v.value); err != nil {
-			return "", &configError{place{source: v.source}, err.Error()}
+		if err := adminAddress(&addr)(v.value); err != nil {
+			return "", "", &configError{place{source: v.source}, err.Error()}
 		}
-		return admin, nil
+		given = true
+	}
+	token = o.token
+	if given && (token != "" || o.config == "") {
+		return addr, token, nil
 	}
 	s, err := parseFile(o)
 	if err != nil {
-		return "", err
+		if given {
+			return addr, token, nil
+		}
+		return "", "", err
 	}
-	return s.cfg.Admin, nil
+	if !given {
+		addr = s.cfg.Admin
+	}
+	if file := s.cfg.AdminTokenFile; token == "" && file != "" {
+		if t, err := admin.ReadToken(file); err == nil {
+			token = t
+		}
+	}
+	return addr, token, nil
 }
 
 // getHealthz asks at an address to listen on, 0.0.0.0 included: the system
 // takes that for itself. The host is named localhost, which nearside answers
 // to wherever it listens.
-func getHealthz(ctx context.Context, addr string) (string, error) {
+func getHealthz(ctx context.Context, addr, token string) (string, error) {
 	t := &http.Transport{
 		DisableKeepAlives: true,
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
@@ -70,6 +88,9 @@ func getHealthz(ctx context.Context, addr string) (string, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://localhost/healthz", http.NoBody)
 	if err != nil {
 		return "", err
+	}
+	if token != "" {
+		req.Header.Set("Authorization", "Bearer "+token)
 	}
 	resp, err := (&http.Client{Transport: t}).Do(req)
 	if err != nil {

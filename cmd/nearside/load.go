@@ -28,6 +28,8 @@ func load(o *options) (*settings, error) {
 			return nil, err
 		}
 	}
+	s.cfg.AdminToken = o.token
+	s.at[tokenVariable] = place{source: tokenVariable}
 	if err := s.check(); err != nil {
 		return nil, err
 	}

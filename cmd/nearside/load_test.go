@@ -105,7 +105,7 @@ func TestErrors(t *testing.T) {
 		{"bad admin", "admin: 9380\n", `f.yaml:1:8: admin: must be text: write "9380" in quotes`},
 		{"admin by unix socket", "admin: unix:/x\n", `f.yaml:1:8: admin: "unix:/x" is not an address: the port is a number from 0 to 65535`},
 		{"beyond loopback", "listen: [127.0.0.1:1, 0.0.0.0:2]\n", `f.yaml:1:23: 0.0.0.0:2 can be reached from other machines, and everybody there may do what nearside may: that needs default_user: none, so that clients must authenticate, or protected_mode: false`},
-		{"admin beyond loopback", "admin: \":9380\"\n", `f.yaml:1:8: the admin address :9380 can be reached from other machines: that needs protected_mode: false`},
+		{"admin beyond loopback", "admin: \":9380\"\n", `f.yaml:1:8: the admin address :9380 can be reached from other machines: that needs admin_token_file, or the environment's NEARSIDE_ADMIN_TOKEN`},
 
 		// The origin. No error shows the URL.
 		{"no scheme", "redis: 127.0.0.1:6379\n", `f.yaml:1:8: redis: this is not a URL: expected redis://[user:password@]host:port; special characters in a password are written as %XX`},
@@ -258,7 +258,7 @@ func TestOverrides(t *testing.T) {
 		{override{"listen", "127.0.0.1:1,x", "-listen"}, `-listen: "x" is not an address: expected host:port or unix:/path`},
 		{override{"listen", "", "-listen"}, `-listen: "" is not an address: expected host:port or unix:/path`},
 		{override{"listen", "0.0.0.0:1", "NEARSIDE_LISTEN"}, `NEARSIDE_LISTEN: 0.0.0.0:1 can be reached from other machines, and everybody there may do what nearside may: that needs default_user: none, so that clients must authenticate, or protected_mode: false`},
-		{override{"admin", "0.0.0.0:1", "-admin"}, `-admin: the admin address 0.0.0.0:1 can be reached from other machines: that needs protected_mode: false`},
+		{override{"admin", "0.0.0.0:1", "-admin"}, `-admin: the admin address 0.0.0.0:1 can be reached from other machines: that needs admin_token_file, or the environment's NEARSIDE_ADMIN_TOKEN`},
 		{override{"redis", "", "-redis"}, `-redis: the origin is given as redis://host:port, rediss://host:port or unix:///path`},
 	} {
 		if _, err := check("admin: 127.0.0.1:2\n", tt.o); err == nil || err.Error() != tt.err {

@@ -10,7 +10,8 @@
 //	embedded.go  the Redis for trying it out
 //	memory.go    what the process may take
 //	health.go    -health: asking the one that runs
-//	notify.go    systemd: ready, stopping, alive
+//	reload.go    reading the file again
+//	notify.go    systemd: ready, reloading, stopping, alive
 package main
 
 import (
@@ -77,7 +78,7 @@ func run(args []string, getenv func(string) string, stdout, stderr io.Writer) in
 		return exitFine
 	}
 
-	if err := serve(s, o.embedded(), stdout, stderr); err != nil {
+	if err := serve(o, s, stdout, stderr); err != nil {
 		complain(stderr, err)
 		return exitError
 	}
@@ -96,13 +97,26 @@ func complain(stderr io.Writer, err error) {
 }
 
 // serve runs the proxy until a signal ends it.
-func serve(s *settings, embedded bool, stdout, stderr io.Writer) error {
+func serve(o *options, s *settings, stdout, stderr io.Writer) error {
 	ctx, cancel := untilSignal()
 	defer cancel()
+	hangups := make(chan os.Signal, 1)
+	signal.Notify(hangups, syscall.SIGHUP)
+	defer signal.Stop(hangups)
 
 	cfg := s.cfg
 	cfg.Version = buildVersion()
-	cfg.Log = newLogger(stderr, s.logLevel, s.logFormat)
+	level := new(slog.LevelVar)
+	level.Set(levelOf(s.logLevel))
+	cfg.Log = newLogger(stderr, level, s.logFormat)
+	super := newSupervisor(os.Getenv, os.Getpid())
+	r := &reloader{o: o, log: cfg.Log, level: level, now: s, tell: func(state string) {
+		if ctx.Err() == nil { // it must not seem ready again that is stopping
+			super.say(cfg.Log, state)
+		}
+	}}
+	cfg.Reload = r.reload
+	embedded := o.embedded()
 	limitMemory(cfg.Memory, cfg.Buffers, os.DirFS("/"), cfg.Log)
 	if embedded {
 		stop, err := startEmbedded(&cfg)
@@ -115,6 +129,7 @@ func serve(s *settings, embedded bool, stdout, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
+	r.p = p // before anybody can ask
 
 	done := make(chan error, 1)
 	go func() { done <- p.Run(ctx) }()
@@ -129,11 +144,18 @@ func serve(s *settings, embedded bool, stdout, stderr io.Writer) error {
 	ended, told := make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(told)
-		newSupervisor(os.Getenv, os.Getpid()).follow(ctx, p, cfg.Log, ended)
+		super.follow(ctx, p, cfg.Log, ended)
+	}()
+	hung := make(chan struct{})
+	go func() {
+		defer close(hung)
+		r.onSignal(ctx, hangups)
 	}()
 	err = <-done
 	close(ended)
 	<-told
+	cancel() // Run may have ended by itself
+	<-hung
 	return err
 }
 
@@ -152,12 +174,17 @@ func untilSignal() (context.Context, context.CancelFunc) {
 	return ctx, cancel
 }
 
-func newLogger(w io.Writer, level, format string) *slog.Logger {
+// levelOf is the level of a word that settings has let through.
+func levelOf(word string) slog.Level {
 	var l slog.Level
-	if err := l.UnmarshalText([]byte(level)); err != nil {
+	if err := l.UnmarshalText([]byte(word)); err != nil {
 		l = slog.LevelInfo
 	}
-	o := &slog.HandlerOptions{Level: l}
+	return l
+}
+
+func newLogger(w io.Writer, level slog.Leveler, format string) *slog.Logger {
+	o := &slog.HandlerOptions{Level: level}
 	if format == "json" {
 		return slog.New(slog.NewJSONHandler(w, o))
 	}

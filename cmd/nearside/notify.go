@@ -50,14 +50,17 @@ func (s supervisor) tell(state string) error {
 	return err
 }
 
+// say is tell; that it fails is logged.
+func (s supervisor) say(log *slog.Logger, state string) {
+	if err := s.tell(state); err != nil {
+		log.Warn("the service manager cannot be told", "state", state, "err", err)
+	}
+}
+
 // follow tells that nearside is ready, later that it is stopping, which begins
 // when ctx is done, and gives signs of life until ended is closed.
 func (s supervisor) follow(ctx context.Context, p *proxy.Proxy, log *slog.Logger, ended <-chan struct{}) {
-	say := func(state string) {
-		if err := s.tell(state); err != nil {
-			log.Warn("the service manager cannot be told", "state", state, "err", err)
-		}
-	}
+	say := func(state string) { s.say(log, state) }
 	say("READY=1")
 	report(ctx, ended, s.every, say, func(ctx context.Context) error { return alive(ctx, p) }, log)
 }
@@ -110,7 +113,7 @@ func alive(ctx context.Context, p *proxy.Proxy) error {
 	if admin == nil {
 		return nil
 	}
-	_, err := getHealthz(ctx, admin.String())
+	_, err := getHealthz(ctx, admin.String(), "")
 	if errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE) {
 		return nil
 	}

@@ -7,12 +7,17 @@ import (
 	"io"
 )
 
+// tokenVariable is where the environment has the token. There is no flag: everybody
+// on the machine can read those.
+const tokenVariable = "NEARSIDE_ADMIN_TOKEN"
+
 // options is what the command line and the environment say.
 type options struct {
 	config    string
 	test      bool
 	version   bool
 	health    bool
+	token     string     // for the HTTP endpoints
 	overrides []override // at most one for each key
 }
 
@@ -68,6 +73,7 @@ func parseOptions(args []string, getenv func(string) string, stderr io.Writer) (
 		return nil, errUsage
 	}
 
+	o.token = getenv(tokenVariable)
 	given := map[string]string{}
 	fs.Visit(func(f *flag.Flag) { given[f.Name] = f.Value.String() })
 	if _, ok := given["config"]; !ok {

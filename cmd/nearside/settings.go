@@ -72,6 +72,7 @@ func defaults() *settings {
 			Report:            5 * time.Minute,
 			Window:            time.Hour,
 			Slow:              time.Second,
+			Drain:             5 * time.Second,
 		},
 		cacheTTL:  time.Minute,
 		logLevel:  "info",
@@ -86,9 +87,10 @@ var fenceWords = []string{"locks", "scripts", "messages"}
 func (s *settings) keys() fields {
 	c := &s.cfg
 	return fields{
-		"listen": addresses(&c.Listen),
-		"admin":  text(adminAddress(&c.Admin)),
-		"redis":  text(redisURL(&c.Redis)),
+		"listen":           addresses(&c.Listen),
+		"admin":            text(adminAddress(&c.Admin)),
+		"admin_token_file": text(readable(&c.AdminTokenFile)),
+		"redis":            text(redisURL(&c.Redis)),
 		"redis_tls": mapping(fields{
 			"ca":                   text(readable(&c.RedisTLS.CA)),
 			"cert":                 text(readable(&c.RedisTLS.Cert)),
@@ -148,6 +150,7 @@ func (s *settings) keys() fields {
 		"observe": mapping(fields{
 			"latency": scalar(s.latency),
 		}),
+		"drain": scalar(duration(&c.Drain, false)),
 
 		"log": mapping(fields{
 			"level":  scalar(word(&s.logLevel, "debug", "info", "warn", "error")),

@@ -26,11 +26,17 @@ type fake struct {
 	status Status
 	hold   chan struct{} // if set, Health waits for it
 	asked  chan struct{} // if set, closed when Health is asked
+
+	reloads int
+	changes []string
+	refusal error
 }
 
 func (f *fake) WriteMetrics(w io.Writer)             { fmt.Fprint(w, "nearside_up 1\n") }
 func (f *fake) CacheMetrics() map[string]RuleMetrics { return f.rules }
 func (f *fake) Status() Status                       { return f.status }
+
+func (f *fake) Reload() ([]string, error) { f.reloads++; return f.changes, f.refusal }
 
 func (f *fake) Health(context.Context) Health {
 	if f.hold != nil {
@@ -41,6 +47,25 @@ func (f *fake) Health(context.Context) Health {
 }
 
 var quiet = slog.New(slog.DiscardHandler)
+
+const secret = "a-token-of-the-tests"
+
+// server is New without an error.
+func server(t *testing.T, cfg Config, src Source) *Server {
+	t.Helper()
+	cfg.Log = quiet
+	s, err := New(cfg, src)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// plain is a server that asks for no token.
+func plain(t *testing.T, addr string, src Source) *Server {
+	t.Helper()
+	return server(t, Config{Addr: addr}, src)
+}
 
 func ask(t *testing.T, s *Server, method, path, host string) *httptest.ResponseRecorder {
 	t.Helper()
@@ -119,11 +144,16 @@ func TestRoutes(t *testing.T) {
 			fake{status: Status{Link: Link{Source: "none"}}},
 			503, `{"link":{"boundMs":null,"source":"none","stalenessMs":null,"up":false},"origin":{"address":"","up":false},"status":"not ready"}`,
 		},
+		{
+			"draining", "/readyz",
+			fake{status: Status{Ready: true, Draining: true, Link: Link{Source: "none"}}},
+			503, `{"link":{"boundMs":null,"source":"none","stalenessMs":null,"up":false},"origin":{"address":"","up":false},"status":"draining"}`,
+		},
 		{"unknown", "/nothing", fake{}, 404, "404 page not found\n"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			w := ask(t, New("127.0.0.1:9380", &tt.src, quiet), http.MethodGet, tt.path, "127.0.0.1:9380")
+			w := ask(t, plain(t, "127.0.0.1:9380", &tt.src), http.MethodGet, tt.path, "127.0.0.1:9380")
 			body := w.Body.String()
 			if strings.HasPrefix(w.Header().Get("Content-Type"), "application/json") {
 				body = undated(t, w.Body.Bytes())
@@ -139,7 +169,7 @@ func TestRoutes(t *testing.T) {
 }
 
 func TestIndexListsEveryPath(t *testing.T) {
-	s := New("127.0.0.1:9380", &fake{status: Status{Ready: true}}, quiet)
+	s := plain(t, "127.0.0.1:9380", &fake{status: Status{Ready: true}})
 	w := ask(t, s, http.MethodGet, "/", "localhost")
 	if ct := w.Header().Get("Content-Type"); w.Code != 200 || ct != "text/html; charset=utf-8" {
 		t.Fatalf("%d %s", w.Code, ct)
@@ -155,7 +185,7 @@ func TestIndexListsEveryPath(t *testing.T) {
 }
 
 func TestWrongMethod(t *testing.T) {
-	s := New("127.0.0.1:9380", &fake{}, quiet)
+	s := plain(t, "127.0.0.1:9380", &fake{})
 	for _, path := range []string{"/", "/metrics", "/cache/metrics", "/cache/health", "/healthz", "/readyz"} {
 		w := ask(t, s, http.MethodPost, path, "localhost")
 		if w.Code != http.StatusMethodNotAllowed || w.Header().Get("Allow") != "GET, HEAD" {
@@ -188,11 +218,11 @@ func TestHost(t *testing.T) {
 		{":9380", true, "nearside:9380", true},
 	}
 	for _, tt := range tests {
-		var o []Option
+		token := ""
 		if tt.remote {
-			o = append(o, Remote())
+			token = secret
 		}
-		w := ask(t, New(tt.listen, &fake{}, quiet, o...), http.MethodGet, "/healthz", tt.host)
+		w := ask(t, server(t, Config{Addr: tt.listen, Token: token}, &fake{}), http.MethodGet, "/healthz", tt.host)
 		if fine := w.Code == 200; fine != tt.fine || !fine && w.Code != http.StatusForbidden {
 			t.Errorf("listening on %s, Host %q: %d", tt.listen, tt.host, w.Code)
 		}
@@ -201,16 +231,16 @@ func TestHost(t *testing.T) {
 
 func TestListenRefusesOtherMachines(t *testing.T) {
 	for _, addr := range []string{"0.0.0.0:0", ":0", "[::]:0", "example.com:0", "10.0.0.1:0"} {
-		err := New(addr, &fake{}, quiet).Listen()
-		want := "admin address " + addr + " can be reached from other machines, which protected mode does not allow"
+		err := plain(t, addr, &fake{}).Listen()
+		want := "admin address " + addr + " can be reached from other machines: that needs an admin token"
 		if err == nil || err.Error() != want {
 			t.Errorf("%s: %v", addr, err)
 		}
 	}
-	if err := New("nonsense", &fake{}, quiet).Listen(); err == nil {
+	if err := plain(t, "nonsense", &fake{}).Listen(); err == nil {
 		t.Error("nonsense is no address")
 	}
-	s := New("0.0.0.0:0", &fake{}, quiet, Remote())
+	s := server(t, Config{Addr: "0.0.0.0:0", Token: secret}, &fake{})
 	if err := s.Listen(); err != nil {
 		t.Fatal(err)
 	}
@@ -222,7 +252,7 @@ func TestListenRefusesOtherMachines(t *testing.T) {
 // start runs a server; the returned function ends it and waits.
 func start(t *testing.T, src Source) (s *Server, stop func() error) {
 	t.Helper()
-	s = New("127.0.0.1:0", src, quiet)
+	s = plain(t, "127.0.0.1:0", src)
 	if s.Addr() != nil {
 		t.Error("an address before Listen")
 	}
@@ -299,7 +329,7 @@ func TestServeLetsRequestsEnd(t *testing.T) {
 }
 
 func TestServeBeforeListen(t *testing.T) {
-	if err := New("127.0.0.1:0", &fake{}, quiet).Serve(t.Context()); err == nil {
+	if err := plain(t, "127.0.0.1:0", &fake{}).Serve(t.Context()); err == nil {
 		t.Error("no error")
 	}
 }

@@ -22,6 +22,7 @@ func (s *Server) handler() http.Handler {
 	mux.HandleFunc("GET /cache/health", s.cacheHealth)
 	mux.HandleFunc("GET /healthz", s.healthz)
 	mux.HandleFunc("GET /readyz", s.readyz)
+	mux.HandleFunc("POST /-/reload", s.reload)
 	return s.guard(mux)
 }
 
@@ -72,28 +73,42 @@ func (s *Server) cacheHealth(w http.ResponseWriter, r *http.Request) {
 }
 
 // healthz: whoever can answer is alive, whatever became of Redis.
-func (s *Server) healthz(w http.ResponseWriter, _ *http.Request) {
-	s.json(w, http.StatusOK, s.report("alive"))
+func (s *Server) healthz(w http.ResponseWriter, r *http.Request) {
+	s.status(w, r, http.StatusOK, s.report("alive"))
 }
 
 // readyz: clients are better served by a nearside whose Redis is down, with
 // its clear errors, than by none.
-func (s *Server) readyz(w http.ResponseWriter, _ *http.Request) {
-	r := s.report("ready")
-	if !r.Ready {
-		r.Status = "not ready"
-		s.json(w, http.StatusServiceUnavailable, r)
+func (s *Server) readyz(w http.ResponseWriter, r *http.Request) {
+	b := s.report("ready")
+	code := http.StatusOK
+	switch {
+	case b.Draining:
+		code, b.Status = http.StatusServiceUnavailable, "draining"
+	case !b.Ready:
+		code, b.Status = http.StatusServiceUnavailable, "not ready"
+	}
+	s.status(w, r, code, b)
+}
+
+// status answers with all of a report, or for who shows no token with its status.
+func (s *Server) status(w http.ResponseWriter, r *http.Request, code int, b report) {
+	if s.brief(r) {
+		s.json(w, code, struct {
+			Status string `json:"status"`
+		}{b.Status})
 		return
 	}
-	s.json(w, http.StatusOK, r)
+	s.json(w, code, b)
 }
 
 // report is the body of healthz and readyz.
 type report struct {
-	Status string     `json:"status"`
-	Ready  bool       `json:"-"`
-	Origin originJSON `json:"origin"`
-	Link   linkJSON   `json:"link"`
+	Status   string     `json:"status"`
+	Ready    bool       `json:"-"`
+	Draining bool       `json:"-"`
+	Origin   originJSON `json:"origin"`
+	Link     linkJSON   `json:"link"`
 }
 
 type originJSON struct {
@@ -113,10 +128,11 @@ type linkJSON struct {
 func (s *Server) report(status string) report {
 	st := s.src.Status()
 	return report{
-		Status: status,
-		Ready:  st.Ready,
-		Origin: originJSON(st.Origin),
-		Link:   linkReport(st.Link),
+		Status:   status,
+		Ready:    st.Ready,
+		Draining: st.Draining,
+		Origin:   originJSON(st.Origin),
+		Link:     linkReport(st.Link),
 	}
 }
 

@@ -1,9 +1,12 @@
 // Package admin serves nearside's HTTP endpoints: what one can ask of it from
-// a browser, a monitoring system or an orchestrator. It only reports.
+// a browser, a monitoring system or an orchestrator. It reports, and reloads the
+// configuration.
 //
 //	server.go   listening, serving, ending
 //	routes.go   which path answers what
+//	reload.go   POST /-/reload
 //	guard.go    who may ask
+//	token.go    what they must show
 //	source.go   what it needs to know
 package admin
 
@@ -31,36 +34,39 @@ const (
 // Server is the HTTP server. Call Listen, then Serve.
 type Server struct {
 	addr   string
-	remote bool
+	tokens *tokens // nil: none is asked for
 	src    Source
 	log    *slog.Logger
 	ln     net.Listener
 }
 
-// Option changes how a Server behaves.
-type Option func(*Server)
-
-// Remote allows an address that other machines can reach.
-func Remote() Option { return func(s *Server) { s.remote = true } }
-
-// New returns a server that will listen on addr, host:port.
-func New(addr string, src Source, log *slog.Logger, options ...Option) *Server {
-	s := &Server{addr: addr, src: src, log: log}
-	for _, o := range options {
-		o(s)
-	}
-	return s
+// Config says where a Server listens and who may ask.
+type Config struct {
+	Addr string // host:port
+	// Token and the first line of TokenFile: who shows either as a bearer token may
+	// ask. Both empty: everybody may.
+	Token, TokenFile string
+	Log              *slog.Logger
 }
 
-// Listen opens the listener. The address must be a loopback one, unless
-// Remote was given: nobody is asked for a password here.
+// New returns a server that will listen on cfg.Addr.
+func New(cfg Config, src Source) (*Server, error) {
+	t, err := newTokens(cfg.Token, cfg.TokenFile, cfg.Log)
+	if err != nil {
+		return nil, err
+	}
+	return &Server{addr: cfg.Addr, tokens: t, src: src, log: cfg.Log}, nil
+}
+
+// Listen opens the listener. The address must be a loopback one unless a token is
+// asked for.
 func (s *Server) Listen() error {
 	host, _, err := net.SplitHostPort(s.addr)
 	if err != nil {
 		return fmt.Errorf("admin address %q: %w", s.addr, err)
 	}
-	if !s.remote && !loopback(host) {
-		return fmt.Errorf("admin address %s can be reached from other machines, which protected mode does not allow", s.addr)
+	if s.tokens == nil && !loopback(host) {
+		return fmt.Errorf("admin address %s can be reached from other machines: that needs an admin token", s.addr)
 	}
 	ln, err := new(net.ListenConfig).Listen(context.Background(), "tcp", s.addr)
 	if err != nil {

@@ -18,6 +18,9 @@ type Source interface {
 	Health(ctx context.Context) Health
 	// Status is the state of the moment; it does no I/O.
 	Status() Status
+	// Reload reads the configuration again and returns what has changed. With an
+	// error, which is for the operator to read, nothing has.
+	Reload() ([]string, error)
 }
 
 // RuleMetrics is what one cache rule did since nearside began and, where windows
@@ -65,9 +68,10 @@ type Health struct {
 
 // Status is the state of the moment.
 type Status struct {
-	Ready  bool   // the listeners are open and it is not shutting down
-	Origin Origin // Redis
-	Link   Link   // where changes are learned from
+	Ready    bool   // the listeners are open and it is not shutting down
+	Draining bool   // it is shutting down
+	Origin   Origin // Redis
+	Link     Link   // where changes are learned from
 }
 
 // Origin is the state of the Redis behind nearside.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"hash/maphash"
+	"math"
 	"math/bits"
 	"sync"
 	"sync/atomic"
@@ -27,13 +28,11 @@ type Config struct {
 
 // Cache is a near cache. Its methods may be called by many at once.
 type Cache struct {
-	store    *ristretto.Cache[uint64, *Entry]
-	gates    *[64]gate
-	maxCost  int64 // ristretto's
-	maxEntry int64 // bytes of the largest entry
-	share    int64 // an entry's least cost within ristretto: this is how MaxEntries reaches its policy
-	marker   *Entry
-	evicted  func(rule, n int)
+	store   *ristretto.Cache[uint64, *Entry]
+	gates   *[64]gate
+	limits  atomic.Pointer[limits]
+	marker  *Entry
+	evicted func(rule, n int)
 
 	// What is above is only read. stamps and room begin and end with what is
 	// only read, or with space.
@@ -76,26 +75,21 @@ func New(cfg Config) (*Cache, error) {
 	case cfg.Rules < 0:
 		return nil, errors.New("l1: the number of rules must not be negative")
 	}
-	head := max(cfg.Memory/headRoom, min(cfg.Memory/2, leastHeadRoom))
 	c := &Cache{
-		gates:    new([64]gate),
-		maxCost:  cfg.Memory - head,
-		maxEntry: head,
-		share:    1,
-		marker:   new(Entry),
-		evicted:  cfg.Evicted,
-		room:     room{maxBytes: cfg.Memory, maxEntries: cfg.MaxEntries, maxQueued: maxQueued},
-		held:     make([]held, cfg.Rules+1),
+		gates:   new([64]gate),
+		marker:  new(Entry),
+		evicted: cfg.Evicted,
+		room:    room{maxQueued: maxQueued},
+		held:    make([]held, cfg.Rules+1),
 	}
-	if n := cfg.MaxEntries; n > 0 {
-		held := max(1, n-min(max(1, n/headRoom), maxQueued))
-		c.share = (c.maxCost + held - 1) / held
-	}
+	l := limitsOf(cfg.Memory, cfg.MaxEntries)
+	c.limits.Store(l)
+	c.room.bound(cfg.Memory, cfg.MaxEntries)
 	c.init(cfg.Rules)
 	c.history.init(cfg.Rules)
 	store, err := ristretto.NewCache(&ristretto.Config[uint64, *Entry]{
 		NumCounters:        counters(cfg),
-		MaxCost:            c.maxCost,
+		MaxCost:            l.maxCost,
 		BufferItems:        64,
 		IgnoreInternalCost: true,
 		// No conflict hash: two ids with one hash replace each other, and Get
@@ -219,7 +213,7 @@ func (c *Cache) put(h uint64, f *Fill) bool {
 		return c.lose(f, DropOvertaken)
 	case f.Deadline <= f.Now:
 		return c.lose(f, DropExpired)
-	case cost > c.maxEntry:
+	case cost > c.limits.Load().maxEntry:
 		return c.lose(f, DropTooBig)
 	}
 	g := c.gate(h)
@@ -267,7 +261,7 @@ func (c *Cache) lose(f *Fill, why Drop) bool {
 // make room for others, ever.
 func (c *Cache) applied(e *Entry) int64 {
 	if e == c.marker {
-		return c.maxCost + 1 // always rejected
+		return math.MaxInt64 // always rejected
 	}
 	c.room.applied(e.cost())
 	h := c.hash(e.id)
@@ -276,7 +270,7 @@ func (c *Cache) applied(e *Entry) int64 {
 			e = held
 		}
 	}
-	return max(e.cost(), c.share)
+	return max(e.cost(), c.limits.Load().share)
 }
 
 func (c *Cache) onEvict(i *ristretto.Item[*Entry]) {

@@ -169,7 +169,7 @@ func stall(t *testing.T) (c *Cache, release func()) {
 	c = newCache(t, Config{MaxEntries: 320, Evicted: func(int, int) {
 		once.Do(func() { close(entered); <-leave })
 	}})
-	for i := range c.maxCost/c.share + 1 { // one more than the policy holds
+	for i := range c.limits.Load().maxCost/c.limits.Load().share + 1 { // one more than the policy holds
 		c.Wait()
 		key := fmt.Sprint("filler", i)
 		putWith(c, key, "x", note(c, key))

@@ -1,12 +1,16 @@
 package l1
 
-import "sync/atomic"
+import (
+	"math"
+	"sync/atomic"
+)
 
 // room accounts for every entry from before ristretto is given it until
 // ristretto lets go of it. ristretto itself cannot be asked: it does not count
 // what is queued, and lets an update exceed its MaxCost.
 type room struct {
-	maxBytes, maxEntries, maxQueued int64 // maxEntries 0: none
+	maxBytes, maxEntries atomic.Int64 // maxEntries 0: none
+	maxQueued            int64
 
 	_              [64]byte
 	bytes, entries atomic.Int64
@@ -15,23 +19,28 @@ type room struct {
 	_              [64]byte
 }
 
+// bound sets the bounds. What is there already may be more.
+func (r *room) bound(bytes, entries int64) {
+	r.maxBytes.Store(bytes)
+	r.maxEntries.Store(entries)
+}
+
 // take reserves room for an entry that is about to be queued.
 func (r *room) take(cost int64) (Drop, bool) {
+	most := r.maxEntries.Load()
+	if most == 0 {
+		most = math.MaxInt64
+	}
 	switch {
 	case !addBelow(&r.queued, 1, r.maxQueued):
 		return DropQueue, false
-	case r.maxEntries > 0 && !addBelow(&r.entries, 1, r.maxEntries):
+	case !addBelow(&r.entries, 1, most):
 		r.queued.Add(-1)
 		return DropEntries, false
-	case !addBelow(&r.bytes, cost, r.maxBytes):
+	case !addBelow(&r.bytes, cost, r.maxBytes.Load()):
 		r.queued.Add(-1)
-		if r.maxEntries > 0 {
-			r.entries.Add(-1)
-		}
+		r.entries.Add(-1)
 		return DropMemory, false
-	}
-	if r.maxEntries == 0 {
-		r.entries.Add(1)
 	}
 	r.queuedBytes.Add(cost)
 	return 0, true
@@ -51,8 +60,8 @@ func (r *room) give(cost int64) {
 
 // stuck says that there would be no room for cost even if nothing were queued.
 func (r *room) stuck(cost int64) bool {
-	return r.bytes.Load()-r.queuedBytes.Load()+cost > r.maxBytes ||
-		r.maxEntries > 0 && r.entries.Load()-r.queued.Load() >= r.maxEntries
+	return r.bytes.Load()-r.queuedBytes.Load()+cost > r.maxBytes.Load() ||
+		r.maxEntries.Load() > 0 && r.entries.Load()-r.queued.Load() >= r.maxEntries.Load()
 }
 
 // held is what a rule has of room's bytes and entries.

@@ -19,7 +19,7 @@ func exact(t *testing.T, c *Cache) {
 	c.Each(func(e *Entry) bool {
 		entries++
 		bytes += e.cost()
-		policy += max(e.cost(), c.share)
+		policy += max(e.cost(), c.limits.Load().share)
 		rules[e.Rule][0]++
 		rules[e.Rule][1] += e.cost()
 		return true
@@ -122,7 +122,7 @@ func TestTooBig(t *testing.T) {
 // more fits. New ones must find room all the same.
 func TestGrownEntriesMakeRoom(t *testing.T) {
 	c := newCache(t, Config{Memory: 1 << 20})
-	n := int(c.maxCost / 1_500)
+	n := int(c.limits.Load().maxCost / 1_500)
 	for size := 1_000; size <= 4_000; size += 1_000 {
 		for i := range n {
 			key := fmt.Sprint(i)

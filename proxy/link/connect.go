@@ -3,7 +3,6 @@ package link
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"math/rand/v2"
 	"strings"
@@ -16,6 +15,7 @@ import (
 type session struct {
 	l     *Link
 	conn  Conn
+	terms *terms
 	ended chan struct{} // closed by Link.end
 	notes chan note     // what the reading goroutine wants to have logged
 
@@ -69,8 +69,14 @@ func (l *Link) keepConnected(ctx context.Context) {
 		if served {
 			clear(told)
 		}
+		text := err.Error()
+		if text == changedTerms {
+			l.log.InfoContext(ctx, "the link connects anew, hits are off meanwhile", slog.String("reason", text))
+			pause = minPause
+			continue
+		}
 		// Bounded, since errors name ports and would be new each time.
-		if text := err.Error(); !told[text] && len(told) < 16 {
+		if !told[text] && len(told) < 16 {
 			told[text] = true
 			l.log.LogAttrs(ctx, slog.LevelWarn, "link down, hits are off", slog.String("reason", text))
 		}
@@ -88,16 +94,16 @@ func (l *Link) keepConnected(ctx context.Context) {
 
 // connect has one session, and says whether hits were served in it and why it ended.
 func (l *Link) connect(ctx context.Context) (served bool, err error) {
-	s := &session{l: l, ended: make(chan struct{}), notes: make(chan note, 8), proof: never}
+	s := &session{l: l, ended: make(chan struct{}), notes: make(chan note, 8), proof: never, terms: l.terms.Load()}
 	l.setState(StateConnecting)
-	dialCtx, cancel := context.WithTimeout(ctx, l.patience)
+	dialCtx, cancel := context.WithTimeout(ctx, l.terms.Load().patience)
 	s.conn, err = l.cfg.Dial(dialCtx, s.push)
 	cancel()
 	if err != nil {
 		l.setState(StateDown)
 		return false, err
 	}
-	l.begin(s)
+	l.begin(ctx, s)
 	driven := make(chan struct{})
 	go func() {
 		defer close(driven)
@@ -143,20 +149,6 @@ func (l *Link) setState(state State) {
 	l.mu.Unlock()
 }
 
-// begin makes s the connection that may speak.
-func (l *Link) begin(s *session) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if s.over { // it pushed nonsense while it was dialled
-		l.state = StateDown
-		return
-	}
-	l.cur = s
-	s.watchdog = time.AfterFunc(l.patience, func() {
-		l.end(s, fmt.Sprintf("no answer for %s", l.patience))
-	})
-}
-
 // end stops hits, before anything else happens, and then has the connection closed. From here on nothing that the connection
 // says can make hits possible again.
 func (l *Link) end(s *session, reason string) {
@@ -183,7 +175,7 @@ func (l *Link) alive(s *session) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.cur == s {
-		s.watchdog.Reset(l.patience)
+		s.watchdog.Reset(s.terms.patience)
 	}
 }
 

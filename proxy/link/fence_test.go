@@ -220,7 +220,7 @@ func TestWaitLosesNoWakeup(t *testing.T) {
 		between := func() {}
 		l := New(Config{Now: func() int64 { between(); return 0 }})
 		s := &session{l: l, ended: make(chan struct{}), notes: make(chan note), proof: never}
-		l.begin(s)
+		l.begin(t.Context(), s)
 		defer l.end(s, "over")
 		l.prove(s, 0, 0)
 		l.Fence()

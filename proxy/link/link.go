@@ -75,7 +75,7 @@ type Link struct {
 	until  atomic.Int64  // hits may be served up to this time; never: the link is down
 	need   atomic.Uint64 // the PING whose PONG passes every fence that was raised
 	passed atomic.Uint64 // the last PING answered with PONG
-	window int64         // until is never more than this ahead; never changes
+	window atomic.Int64  // until is never more than this ahead
 	_      [32]byte
 
 	sent   atomic.Uint64 // the last PING drawn; counts on over all connections
@@ -86,14 +86,15 @@ type Link struct {
 	kick   chan struct{} // the pinger is to look at the fences
 	count  counters
 
-	cfg      Config
-	log      *slog.Logger
-	events   []byte        // how the channels of the keys' events begin
-	patience time.Duration // without any answer for so long the connection counts as lost
+	cfg    Config
+	log    *slog.Logger
+	events []byte                // how the channels of the keys' events begin
+	terms  atomic.Pointer[terms] // of the next connection
 
 	mu       sync.Mutex
-	cur      *session // the connection that may speak; nil while there is none
-	state    State    // StateDown, StateConnecting or StateUp
+	cur      *session      // the connection that may speak; nil while there is none
+	held     chan struct{} // not nil: no connection may begin until it is closed
+	state    State         // StateDown, StateConnecting or StateUp
 	runID    string
 	role     string
 	source   string // ModeTracking or ModeKeyspace: of this connection, or of the last one
@@ -115,26 +116,20 @@ func New(cfg Config) *Link {
 	if cfg.Mode == "" {
 		cfg.Mode = ModeAuto
 	}
-	if cfg.MaxStaleness <= 0 {
-		cfg.MaxStaleness = time.Second
-	}
-	if cfg.Ping <= 0 {
-		cfg.Ping = 100 * time.Millisecond
-	}
-	cfg.Ping = max(min(cfg.Ping, cfg.MaxStaleness/2), 1)
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
 	l := &Link{
-		cfg:      cfg,
-		log:      cfg.Log,
-		patience: max(3*cfg.MaxStaleness, 3*time.Second),
-		kick:     make(chan struct{}, 1),
-		ended:    make(chan struct{}),
-		events:   []byte(keyspace(cfg.DB)),
-		window:   2 * int64(cfg.MaxStaleness),
-		source:   ModeTracking,
+		cfg:    cfg,
+		log:    cfg.Log,
+		kick:   make(chan struct{}, 1),
+		ended:  make(chan struct{}),
+		events: []byte(keyspace(cfg.DB)),
+		source: ModeTracking,
 	}
+	t := termsOf(cfg.Prefixes, cfg.Ping, cfg.MaxStaleness)
+	l.terms.Store(t)
+	l.window.Store(2 * int64(t.maxStaleness))
 	if cfg.Mode == ModeKeyspace {
 		l.source = ModeKeyspace
 	}
@@ -246,7 +241,7 @@ func (l *Link) Verdict(now int64) Verdict {
 // within says whether the proof holds at that time. A time long before the proof was sent is of a clock that was set back:
 // it would make the proof last for as long as the clock needs to come to it again.
 func (l *Link) within(now, until int64) bool {
-	return now <= until && (until == always || now >= until-l.window)
+	return now <= until && (until == always || now >= until-l.window.Load())
 }
 
 // Drop stops hits before it returns; the connection is closed and made anew. For when somebody else found

@@ -278,7 +278,7 @@ func TestPingsInFlightAreBounded(t *testing.T) {
 		if n := len(c.asks); n != maxInflight+2 {
 			t.Fatalf("%d commands", n)
 		}
-	}, func(l *Link) { l.patience = time.Hour })
+	}, func(l *Link) { l.terms.Load().patience = time.Hour })
 }
 
 // Nothing is answered while the link is set up, or the writer hangs: the same patience, and it gives up.

@@ -11,9 +11,9 @@ const maxInflight = 64
 
 // keepPinging writes PINGs and checks until the session is over.
 func (s *session) keepPinging() {
-	ping := time.NewTicker(s.l.cfg.Ping)
+	ping := time.NewTicker(s.terms.ping)
 	defer ping.Stop()
-	check := time.NewTicker(max(s.l.cfg.MaxStaleness/2, 1))
+	check := time.NewTicker(max(s.terms.maxStaleness/2, 1))
 	defer check.Stop()
 	s.ping(false)
 	for {
@@ -94,7 +94,7 @@ func (l *Link) prove(s *session, seq uint64, at int64) bool {
 	if l.cur != s {
 		return false
 	}
-	s.watchdog.Reset(l.patience)
+	s.watchdog.Reset(s.terms.patience)
 	s.proof = at
 	l.proof.Store(at)
 	l.passed.Store(seq)
@@ -118,5 +118,5 @@ func (l *Link) publish(s *session) {
 		oldest = min(oldest, s.checked)
 	}
 	l.proven.Store(oldest)
-	l.until.Store(oldest + int64(l.cfg.MaxStaleness))
+	l.until.Store(oldest + int64(s.terms.maxStaleness))
 }

@@ -71,7 +71,7 @@ func (s *session) listenToChanges() error {
 	if l.cfg.Mode == ModeKeyspace {
 		return s.listenToKeyspace()
 	}
-	reply, err := s.ask(trackingCommand(l.cfg.Prefixes)...)
+	reply, err := s.ask(trackingCommand(s.terms.prefixes)...)
 	if err != nil {
 		return err
 	}
@@ -111,7 +111,7 @@ func trackingCommand(prefixes []string) []string {
 // are answered on, and in order with them: the proof is the same as with tracking.
 func (s *session) listenToKeyspace() error {
 	s.source = ModeKeyspace
-	for _, pattern := range keyspacePatterns(s.l.cfg.DB, s.l.cfg.Prefixes) {
+	for _, pattern := range keyspacePatterns(s.l.cfg.DB, s.terms.prefixes) {
 		reply, err := s.ask("PSUBSCRIBE", pattern)
 		if err != nil {
 			return err

@@ -28,7 +28,7 @@ const (
 // subscribed acknowledges the patterns and Channel.
 func (h *harness) subscribed(c *fakeConn) {
 	h.Helper()
-	for _, prefix := range h.l.cfg.Prefixes {
+	for _, prefix := range h.l.terms.Load().prefixes {
 		pattern := "__keyspace@0__:" + prefix + "*"
 		h.next(c, "PSUBSCRIBE "+pattern).reply(confirmed("psubscribe", pattern))
 	}

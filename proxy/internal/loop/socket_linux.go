@@ -195,6 +195,16 @@ func plain(err error) error {
 	return err
 }
 
+// CloseWrite tells the other end that nothing more comes.
+func (s *Socket) CloseWrite() error {
+	err := net.ErrClosed
+	s.use(func(fd int) bool {
+		err = os.NewSyscallError("shutdown", unix.Shutdown(fd, unix.SHUT_WR))
+		return true
+	})
+	return err
+}
+
 // Close ends everything that waits.
 func (s *Socket) Close() error {
 	s.mu.Lock()
