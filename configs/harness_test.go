@@ -91,6 +91,7 @@ func replaced(t *testing.T, text, old, by string) string {
 
 // Every configuration is one that nearside takes.
 func TestConfigurations(t *testing.T) {
+	t.Setenv("NEARSIDE_ADMIN_TOKEN", "the-secret-of-the-sidecar")
 	for _, name := range []string{"nearside.yaml", "kubernetes/sidecar/nearside.yaml"} {
 		if out, err := output(t, nearside, "-t", "-config", name); err != nil || strings.Contains(out, "warning") {
 			t.Errorf("%v: %s", err, out)

@@ -30,7 +30,7 @@ func TestUnit(t *testing.T) {
 	d := directives(t)
 	for name, want := range map[string]string{
 		"Type": "notify", "User": "nearside", "NoNewPrivileges": "yes", "ProtectSystem": "strict", "MemoryDenyWriteExecute": "yes",
-		"RestrictAddressFamilies": "AF_INET AF_INET6 AF_UNIX", "Restart": "on-failure", "CapabilityBoundingSet": "",
+		"RestrictAddressFamilies": "AF_INET AF_INET6 AF_UNIX", "Restart": "on-failure", "CapabilityBoundingSet": "", "ExecReload": "/bin/kill -HUP $MAINPID", "TimeoutStopSec": "15",
 	} {
 		if !slices.Equal(d[name], []string{want}) {
 			t.Errorf("%s=%q, want %s", d[name], d[name], want)

@@ -3,8 +3,10 @@
 package kubernetes
 
 import (
+	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -127,6 +129,33 @@ func TestSidecar(t *testing.T) {
 	if !c.Resources.Limits.Cpu().IsZero() {
 		t.Error("a limit of CPU throttles the application's requests")
 	}
+}
+
+// The pod is not killed while its clients still have time to get their answers, and
+// the admin endpoints, which listen beyond loopback, get a token that is long enough.
+func TestDrainAndToken(t *testing.T) {
+	o := example(t)
+	grace := int64(30) // Kubernetes's default
+	if s := o.deployment.Spec.Template.Spec.TerminationGracePeriodSeconds; s != nil {
+		grace = *s
+	}
+	m := regexp.MustCompile(`(?m)^drain: (\S+)`).FindStringSubmatch(o.configMap.Data["nearside.yaml"])
+	if m == nil {
+		t.Fatal("drain is not said")
+	}
+	drain, err := time.ParseDuration(m[1])
+	if err != nil || drain+5*time.Second > time.Duration(grace)*time.Second {
+		t.Errorf("drain %s (%v), but the pod is killed after %d s", drain, err, grace)
+	}
+	for _, e := range sidecar(t, o.deployment).Env {
+		if e.Name == "NEARSIDE_ADMIN_TOKEN" && e.ValueFrom != nil && e.ValueFrom.SecretKeyRef != nil {
+			if n := len(o.secret.Data[e.ValueFrom.SecretKeyRef.Key]); n < 16 {
+				t.Errorf("a token of %d bytes", n)
+			}
+			return
+		}
+	}
+	t.Error("there is no token")
 }
 
 // What is referred to is there, under the names that kustomize gave.
