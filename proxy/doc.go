@@ -50,5 +50,7 @@
 //   - How long commands take (op.go, latency.go, slowlog.go) is measured by one
 //     reading of the clock per batch, of the client's requests or of the origin's
 //     answers, and by one more after whatever the session has waited for.
+//   - What a reload can change is one value that is replaced whole (ruleset.go); how
+//     nearside ends is said in drain.go.
 //   - Hash reads are cached only on servers where fields cannot expire (before 7.4).
 package proxy
