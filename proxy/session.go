@@ -1,10 +1,7 @@
 package proxy
 
 import (
-	"errors"
-	"io"
 	"net"
-	"os"
 	"sync/atomic"
 	"time"
 
@@ -123,19 +120,6 @@ type wire struct {
 	conn *origin.Conn
 }
 
-// patientFor is how much of an unfinished request must come within RequestTimeout.
-const patientFor = 16 << 10
-
-// Sizes of the read buffer: what an idle client keeps, and beyond what a
-// larger one is given back. What is larger than inIdle counts as held.
-const (
-	inIdle  = 4 << 10
-	inLarge = 32 << 10
-)
-
-// keepOut is the size beyond which the reader's own output buffer is given back.
-const keepOut = 16 << 10
-
 func (p *Proxy) newSession(conn net.Conn) *session {
 	s := &session{
 		p: p, id: p.nextID.Add(1), conn: conn, begun: time.Now(), proto: 2, ended: make(chan struct{}),
@@ -192,120 +176,6 @@ func (s *session) end() {
 		s.farewell()
 	}
 	s.close()
-}
-
-// read waits for more bytes.
-func (s *session) read() bool {
-	if s.off > 0 {
-		s.in = s.in[:copy(s.in[:cap(s.in)], s.in[s.off:])]
-		s.off = 0
-		s.since = time.Time{}
-	}
-	if !s.room() {
-		return false
-	}
-	unfinished := len(s.in) > 0
-	if n := int64(len(s.in)); n != s.unread.Load() {
-		s.unread.Store(n)
-	}
-	switch {
-	case unfinished:
-		if s.since.IsZero() || len(s.in)-s.mark >= patientFor {
-			s.since, s.mark = time.Now(), len(s.in)
-		}
-		s.deadline(time.Until(s.since.Add(s.p.conf().RequestTimeout)))
-	case s.p.conf().IdleTimeout > 0 && !s.subscribed() && !s.monitor:
-		s.deadline(s.p.conf().IdleTimeout)
-	}
-	if s.stopping.Load() {
-		return false
-	}
-	if s.runErrand() {
-		return s.read()
-	}
-	n, err := s.conn.Read(s.in[len(s.in):cap(s.in)])
-	s.in = s.in[:len(s.in)+n]
-	if n == 0 && errors.Is(err, os.ErrDeadlineExceeded) && s.runErrand() {
-		return s.read()
-	}
-	if n > 0 {
-		if unfinished {
-			s.deadline(0)
-		}
-		return true
-	}
-	if err == nil {
-		err = io.ErrNoProgress
-	}
-	if errors.Is(err, os.ErrDeadlineExceeded) && !s.stopping.Load() {
-		s.p.m.timedOut.Inc()
-	}
-	return false
-}
-
-func (s *session) deadline(d time.Duration) {
-	var t time.Time
-	if d != 0 {
-		t = time.Now().Add(d)
-	}
-	// An error means that the connection is gone, which the next Read says.
-	_ = s.conn.SetReadDeadline(t)
-}
-
-// trusted is the part of a request that must have come before room is made for
-// all of it. It is also what of a large request is copied on its way in.
-const trusted = 16
-
-// room makes room in the read buffer. It doubles at most, whatever length the
-// client has announced, until a good part of that has really come.
-func (s *session) room() bool {
-	size := cap(s.in)
-	switch {
-	case len(s.in) == 0 && size > inLarge:
-		s.resize(inIdle)
-	case len(s.in) == size:
-		grown := 2 * size
-		if want := s.frames.want(); want > size && (want < grown || want >= giveSize && len(s.in) >= want/trusted) {
-			grown = want
-			if want >= giveSize && s.frames.args > 1 { // little follows a large argument
-				grown += max(inIdle, want/64)
-			}
-		}
-		if more := int64(max(grown, inIdle)-inIdle) - s.inHeld(); grown > inLarge {
-			if !s.p.budget.reserve(s, more) {
-				s.replyError(errBusyBuffers)
-				return false
-			}
-			s.charge(-more) // resize counts it
-		}
-		s.resize(grown)
-	}
-	return true
-}
-
-// resize gives the read buffer another size.
-func (s *session) resize(size int) {
-	s.charge(int64(max(size, inIdle)-inIdle) - s.inHeld())
-	in := make([]byte, len(s.in), size)
-	copy(in, s.in)
-	s.in, s.lent = in, false
-}
-
-// inHeld is what the read buffer counts for: what is beyond an idle client's. The
-// loop's, which a session that waits may keep for a while, counts like a goroutine's stack: not.
-func (s *session) inHeld() int64 {
-	if s.lent {
-		return 0
-	}
-	return int64(max(cap(s.in), inIdle) - inIdle)
-}
-
-func (s *session) charge(n int64) { s.p.budget.add(s, n) }
-
-// keep counts what the session remembers at its client's wish.
-func (s *session) keep(n int) {
-	s.kept += int64(n)
-	s.charge(int64(n))
 }
 
 // batch runs every request that has arrived whole, and lets its effects out.
@@ -452,109 +322,6 @@ func appendArgs(b []byte, args [][]byte) []byte {
 		b = redcon.AppendBulk(b, a)
 	}
 	return b
-}
-
-// Replies that are known at once.
-
-// out sends a finished reply, in its place behind the answers still to come.
-func (s *session) replyRaw(b []byte) {
-	switch {
-	case s.captured != nil:
-		*s.captured = append(*s.captured, b...)
-	case s.muted():
-	case s.async:
-		s.local(b)
-	default:
-		s.wbuf = append(s.wbuf, b...)
-		if len(s.wbuf) > outChunk {
-			s.flushReplies()
-		}
-	}
-}
-
-// replyShared is replyRaw for bytes that nobody will ever change. Large ones are
-// not copied, so that many slow clients of one hot value hold it once.
-func (s *session) replyShared(b []byte) {
-	switch {
-	case len(b) <= origin.TakeSize || s.captured != nil || s.muted():
-		s.replyRaw(b)
-	case s.async:
-		s.localShared(b)
-	case s.flushReplies():
-		_ = s.writeHeld(b) // with an error the session is shut
-	}
-}
-
-// writeHeld writes for the reader; what the client does not take at once is
-// counted while it waits.
-func (s *session) writeHeld(b []byte) error {
-	n, ok := s.tryWrite(b)
-	if ok {
-		return nil
-	}
-	s.blocking()
-	s.charge(int64(len(b)))
-	out := s.p.clock()
-	err := s.write(b[n:])
-	s.charge(-int64(len(b)))
-	s.tookLong(out)
-	return err
-}
-
-func (s *session) replyError(text string) {
-	s.scratch = appendError(s.scratch[:0], text)
-	s.p.m.localErrors.Inc()
-	s.replyRaw(s.scratch)
-}
-
-func (s *session) replyString(text string) { s.replyRaw([]byte(text)) }
-
-// flushReplies sends the reader's own output or whatever the queue can send.
-func (s *session) flushReplies() bool {
-	if s.async {
-		s.sendOut()
-		return true
-	}
-	s.times.settle(s)
-	if len(s.wbuf) == 0 {
-		return true
-	}
-	err := s.writeHeld(s.wbuf)
-	if len(s.late) > 0 {
-		s.letGo(s.p.clock())
-	}
-	if cap(s.wbuf) > keepOut {
-		s.wbuf = nil
-	} else {
-		s.wbuf = s.wbuf[:0]
-	}
-	return err == nil
-}
-
-// drainOut lets the last replies out before the connection closes: what the
-// origin still owes, then what the client has not taken.
-func (s *session) drainOut() {
-	if !s.quit && !s.async {
-		s.flushReplies()
-		return
-	}
-	if s.gone { // nothing is owed to it
-		return
-	}
-	s.awaitAnswers()
-	s.flushReplies()
-	q := &s.q
-	q.mu.Lock()
-	for s.async && !q.closed && (q.sending || len(q.out)+len(q.full) > 0) {
-		if q.sending {
-			q.wait()
-			continue
-		}
-		q.mu.Unlock()
-		s.sendOut()
-		q.mu.Lock()
-	}
-	q.mu.Unlock()
 }
 
 // flushBatch is flushOrigin at the end of a batch: a loop writes once for all
