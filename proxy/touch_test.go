@@ -62,16 +62,21 @@ func TestTouchedKeysSurviveEviction(t *testing.T) {
 			if got := idle(redis, keys[0]); got < 2 {
 				t.Fatalf("idle for %d s: hits touch it already", got)
 			}
-			if touched {
+			turn := func() {
+				before := n.touch.epoch.Load()
 				ticks <- time.Time{}
+				n.eventually("the interval has begun", func() bool { return n.touch.epoch.Load() != before })
+			}
+			if touched {
+				turn()
 				n.eventually("all are touched", func() bool { return n.touch.touched.Get() == hot })
 				if got := idle(redis, keys[0]); got != 0 {
 					t.Errorf("touched, and idle for %d s", got)
 				}
-				ticks <- time.Time{} // nothing was hit meanwhile
+				turn() // nothing was hit meanwhile
 				hitAll()
 				hitAll() // once in an interval
-				ticks <- time.Time{}
+				turn()
 				n.eventually("all are touched again", func() bool { return n.touch.touched.Get() == 2*hot })
 			}
 			used := 0
