@@ -148,7 +148,7 @@ dist: ## static binaries for Linux and macOS with their checksums, in bin/dist (
 .PHONY: deps
 deps: ## install redis-server, node, a C compiler (for -race), redis-py, the npm clients
 	@.ci/deps redis-server node npm cc redis-py
-	@[ -z "$$CI" ] || .ci/deps $(CHECKERS) || echo "without them their tests are skipped"
+	@[ -z "$${CI:-}" ] || .ci/deps $(CHECKERS) || echo "without them their tests are skipped"
 	@if [ -f $(CLIENTS)/package.json ]; then $(MAKE) -s --no-print-directory $(CLIENTS)/node_modules/.installed; fi
 
 $(CLIENTS)/node_modules/.installed: $(wildcard $(CLIENTS)/package.json $(CLIENTS)/package-lock.json)

@@ -90,7 +90,7 @@ func New(cfg Config) (*Cache, error) {
 	store, err := ristretto.NewCache(&ristretto.Config[uint64, *Entry]{
 		NumCounters:        counters(cfg),
 		MaxCost:            l.maxCost,
-		BufferItems:        64,
+		BufferItems:        512, // each time that so many Gets have come its worker is woken; with 64 that was a sixth of the CPU of hits
 		IgnoreInternalCost: true,
 		// No conflict hash: two ids with one hash replace each other, and Get
 		// compares the whole id. With one, ristretto would drop a Set silently.
