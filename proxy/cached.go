@@ -342,9 +342,9 @@ func (s *session) refetch(sl *slot) {
 		b, err = c.Call(s.p.ctx, f.plain, 1)
 	}
 	b = sl.finish(sl, b, err)
-	sl.settle(b, err)
+	fenced := sl.settle(b, err)
 	s.answer(sl, b, false, s.p.clock())
-	s.Flush()
+	s.letOut(nil, fenced)
 }
 
 // cachedMany is an MGET: only if every key is a hit, and all stamps still hold

@@ -361,9 +361,9 @@ func (s *session) becomeAsync() {
 
 // outOfBand takes what the origin sends without being asked.
 func (s *session) outOfBand(frame []byte, batch *origin.Batch) {
-	if s.p.current().fenceMessages && !s.monitors.Load() {
-		// The client learns that something happened: hits must not be older.
-		s.p.link.Fence()
+	fenced := s.p.current().fenceMessages && !s.monitors.Load()
+	if fenced { // the client learns that something happened: hits must not be older
+		s.p.link.Raise()
 	}
 	frame, second := s.ownRedirect(frame), []byte(nil)
 	if s.view.on.Load() {
@@ -371,7 +371,6 @@ func (s *session) outOfBand(frame []byte, batch *origin.Batch) {
 	}
 	if !s.pushOut(frame) || second != nil && !s.pushOut(second) {
 		s.closeSlow()
-		return
 	}
-	batch.Add(s)
+	s.letOut(batch, fenced)
 }

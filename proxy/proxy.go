@@ -61,8 +61,9 @@ type Proxy struct {
 	databases sync.Map     // int: databases that the origin has
 	missing   atomic.Int64 // the smallest number of one that it has not; 0: not known
 
-	parking parking
-	outage  outage
+	parking   parking
+	fencePing fencePing
+	outage    outage
 
 	audit      auditor
 	quarantine quarantine
@@ -164,6 +165,7 @@ func New(cfg Config) (*Proxy, error) {
 		Up:     p.linkUp,
 		Proven: p.unparkPassed,
 	})
+	p.fencePing.link = p.link
 	if cfg.Admin != "" {
 		if p.admin, err = admin.New(admin.Config{
 			Addr: cfg.Admin, Token: cfg.AdminToken, TokenFile: cfg.AdminTokenFile, Log: cfg.Log,

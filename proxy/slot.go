@@ -5,6 +5,7 @@ import (
 
 	"nearside/policy"
 	"nearside/proxy/l1"
+	"nearside/proxy/link"
 	"nearside/proxy/origin"
 )
 
@@ -67,12 +68,12 @@ func (sl *slot) ReplyParts(parts [][]byte, reserved int64, batch *origin.Batch) 
 	for range sl.strip {
 		_, parts[0] = origin.Split(parts[0])
 	}
-	sl.settle(parts[0], nil)
+	fenced := sl.settle(parts[0], nil)
 	sl.reserved, sl.parts = reserved, parts[1:]
 	s := sl.s // answered, the slot may be another request's
 	s.answer(sl, parts[0], true, s.p.answeredAt(batch))
 	s.p.budget.gone(reserved) // the pieces are too small to be noticed when they are
-	batch.Add(s)
+	s.letOut(batch, fenced)
 }
 
 // Reply takes the origin's answer (origin.Sink).
@@ -96,14 +97,32 @@ func (sl *slot) Reply(b []byte, err error, batch *origin.Batch) {
 	case err != nil:
 		b = appendError(nil, s.p.originError(err))
 	}
-	sl.settle(b, err)
+	fenced := sl.settle(b, err)
 	s.answer(sl, b, owned, s.p.answeredAt(batch))
-	if batch != nil {
-		batch.Add(s)
-	} else {
+	s.letOut(batch, fenced)
+}
+
+// letOut has an answer sent, and then the PING for the fence that it has raised, if
+// it has: the client does not wait for that.
+func (s *session) letOut(batch *origin.Batch, fenced bool) {
+	if batch == nil {
 		s.Flush()
+		if fenced {
+			s.p.link.Ping()
+		}
+		return
+	}
+	batch.Add(s)
+	if fenced {
+		batch.Add(&s.p.fencePing)
 	}
 }
+
+// fencePing is the PING for the fences that a batch of answers has raised (origin.Flusher).
+type fencePing struct{ link *link.Link }
+
+// Flush sends it.
+func (f *fencePing) Flush() { f.link.Ping() }
 
 // Filled takes the answer of a fetch that another session led (l1.Waiter).
 func (sl *slot) Filled(reply []byte, err error) {
@@ -163,13 +182,16 @@ func (sl *slot) beginAlone() {
 }
 
 func (sl *slot) settleAlone(b []byte, err error) {
-	sl.settle(b, err)
+	if sl.settle(b, err) {
+		sl.s.p.link.Ping()
+	}
 	sl.s.solo.Add(1)
 }
 
 // settle ends what begin began, when the outcome is known or known to be
-// unknown, and raises the fences, all of it before the client is answered.
-func (sl *slot) settle(b []byte, err error) {
+// unknown, and raises the fences, all of it before the client is answered. It tells
+// whether it has raised one, whose PING is the caller's to send.
+func (sl *slot) settle(b []byte, err error) (fenced bool) {
 	p := sl.s.p
 	sl.overtake()
 	for _, w := range sl.writes {
@@ -183,7 +205,8 @@ func (sl *slot) settle(b []byte, err error) {
 		}
 	}
 	if sl.fence&p.current().fences != 0 && (sl.fence != policy.FenceLock || err != nil || !sl.nilIsNo || !refusedLock(b)) {
-		p.link.Fence()
+		p.link.Raise()
+		fenced = true
 	}
 	// Hits come back only now, when the fence already holds them.
 	switch sl.all {
@@ -195,6 +218,7 @@ func (sl *slot) settle(b []byte, err error) {
 	if sl.untold && err == nil && !isError(b) {
 		p.announce()
 	}
+	return fenced
 }
 
 // refusedLock tells whether SET NX or SETNX was answered "no": then the client

@@ -11,7 +11,7 @@ import (
 )
 
 // A session is one connection's life. Three goroutines meet in it: Run's, which ends it; drive's, which writes to the
-// connection; and the connection's own, which reads.
+// connection; and the connection's own, which reads. Once drive sends PINGs, those who raise fences do so too.
 type session struct {
 	l     *Link
 	conn  Conn
@@ -20,7 +20,8 @@ type session struct {
 	notes chan note     // what the reading goroutine wants to have logged
 
 	inflight atomic.Int32 // PINGs not answered yet
-	fencing  atomic.Bool  // one of them was sent for a fence
+	fencing  atomic.Int32 // of these, sent for fences
+	pings    atomic.Bool  // set before the first PING is drawn
 	checking atomic.Bool  // a check is not answered yet
 
 	// Set before the first check is written.

@@ -110,6 +110,9 @@
 //	pinger: writes 7      (or wrote it long ago: nobody can tell)
 //	reader: PONG of 7 does not pass the fence, the PONG of 8 will
 //
+// A fence's PING is written by whoever raised it, once the client has been answered (Raise, then Ping), or by the pinger
+// (Fence). Up to maxFencing are under way, so that a fence seldom waits for another one's answer first.
+//
 // Hits wait while any fence is pending, so with fences raised all the time they would wait for ever. Wait does not: it
 // is true once the fences raised before the call have passed, and then this one request may be looked up in the L1. That
 // is enough because whoever learned something raised the fence before it learned it: the proxy calls Fence before it
@@ -119,6 +122,7 @@
 // # What never happens
 //
 // The reading goroutine never blocks: it bumps counters, holds a mutex for a few assignments and leaves the logging to
-// others. No callback runs under a lock. Nothing that an old connection says renews the proof, passes a fence or makes
+// others. It may write a PING, which finds room in the socket's buffer: no more than maxInflight + maxFencing of them, and one
+// check, are ever unanswered, some 1.5 KB. No callback runs under a lock. Nothing that an old connection says renews the proof, passes a fence or makes
 // hits possible again.
 package link

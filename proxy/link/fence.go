@@ -5,15 +5,38 @@ import (
 	"time"
 )
 
-// Fence makes hits wait, from now on, until a PING that was sent after this call has been answered. One PING serves all that wait:
-// at most one for fences is under way, and one waits for its answer.
+// maxFencing bounds the PINGs for fences that are under way. A fence raised while that many are waits until one of them
+// has been answered; below it none waits for another's PING, which would make two round trips of one.
+const maxFencing = 4
+
+// Fence makes hits wait, from now on, until a PING that was sent after this call has been answered. One PING serves all
+// the fences that were raised before it. It is the pinger's goroutine that sends it: who can do better raises the fence
+// by Raise and calls Ping.
 func (l *Link) Fence() {
-	if !l.connects() {
-		return
+	if l.connects() {
+		l.Raise()
+		l.kickPinger()
 	}
-	l.count.fences.Add(1)
-	raiseTo(&l.need, l.sent.Load()+1)
-	l.kickPinger()
+}
+
+// Raise is Fence for a caller that calls Ping soon afterwards.
+func (l *Link) Raise() {
+	if l.connects() {
+		l.count.fences.Add(1)
+		raiseTo(&l.need, l.sent.Load()+1)
+	}
+}
+
+// Ping sends the PING that a fence waits for, if none that would do has been sent yet, on the caller's goroutine: to wake
+// the pinger takes about as long as Redis takes to answer. It does not wait for the answer.
+func (l *Link) Ping() {
+	l.mu.Lock()
+	s := l.cur
+	l.mu.Unlock()
+	// Before it pings, the connection's first PING is still to be drawn, which passes every fence.
+	if s != nil && s.pings.Load() {
+		s.pingForFences()
+	}
 }
 
 // raiseTo makes v at least n.
@@ -133,10 +156,23 @@ func (l *Link) kickPinger() {
 	}
 }
 
-// pingForFences sends a PING if a fence or a Sync needs one that is not sent yet, and none for fences is under way. In that case its
-// answer kicks again.
+// pingForFences sends a PING if a fence or a Sync needs one that is not sent yet. If too many are under way, the answer of
+// each of them looks again:
+//
+//	fence:   raised
+//	fence:   maxFencing are under way
+//	reader:  PONG: one less; looks, and finds the fence
+//
+// So the number must not be raised by who then sends nothing, or the reader could be turned away as well.
 func (s *session) pingForFences() {
-	if s.l.wanted() > s.l.sent.Load() && !s.fencing.Load() {
-		s.ping(true)
+	for s.l.wanted() > s.l.sent.Load() {
+		n := s.fencing.Load()
+		if n >= maxFencing {
+			return
+		}
+		if s.fencing.CompareAndSwap(n, n+1) {
+			s.ping(true)
+			return
+		}
 	}
 }

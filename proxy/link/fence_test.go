@@ -47,25 +47,113 @@ func TestOnePingForManyFences(t *testing.T) {
 	inBubble(t, func(h *harness) {
 		c := h.serving()
 		for range 1000 {
-			h.l.Fence()
+			h.l.Raise()
 		}
-		first := h.next(c, "PING")
+		h.l.Ping()
+		var under []ask
+		under = append(under, h.next(c, "PING"))
 		h.idle(c)
-		for range 1000 { // while it is under way: one more waits for its answer
+		for len(under) < maxFencing { // while it is under way: others do not wait for its answer
+			h.l.Fence()
+			under = append(under, h.next(c, "PING"))
+			h.idle(c)
+		}
+		for range 1000 { // but these do
 			h.l.Fence()
 			synctest.Wait()
 		}
 		h.idle(c)
-		first.reply(pong)
+		began := time.Now()
+		under[0].reply(pong)
 		h.verdict(Fenced)
-		second := h.next(c, "PING")
+		last := h.next(c, "PING")
 		h.idle(c)
-		second.reply(pong)
+		if time.Since(began) > 0 {
+			t.Fatal("it was a PING by the clock")
+		}
+		for _, a := range under[1:] {
+			a.reply(pong)
+			h.verdict(Fenced)
+		}
+		last.reply(pong)
 		h.verdict(OK)
 		h.idle(c)
-		if st := h.l.Stats(); st.Fences != 2000 || st.Pings != 3 || st.Pongs != 3 {
+		if st := h.l.Stats(); st.Fences != 2000+maxFencing-1 || st.Pings != 2+maxFencing || st.Pongs != st.Pings {
 			t.Fatalf("%+v", st)
 		}
+	})
+}
+
+// Two PINGs for fences are drawn at once, and the later one is written first:
+//
+//	one:     draws 2
+//	other:   a fence needs 3, draws 3, writes 3
+//	one:     writes 2
+//	reader:  PONG of 3, PONG of 2
+//
+// What 3 has passed stays passed.
+func TestPingOvertakenOnItsWayOut(t *testing.T) {
+	inBubble(t, func(h *harness) {
+		c := h.serving()
+		hold := make(chan struct{})
+		c.holdPings(hold)
+		h.l.Fence() // the pinger draws 2 and is held up
+		synctest.Wait()
+		c.holdPings(nil)
+		time.Sleep(time.Millisecond)
+		h.l.Raise()
+		h.l.Ping()
+		later := h.next(c, "PING")
+		close(hold)
+		earlier := h.next(c, "PING")
+		later.reply(pong)
+		h.verdict(OK)
+		proof := h.l.proof.Load()
+		earlier.reply(pong)
+		h.verdict(OK)
+		if h.l.proof.Load() != proof {
+			t.Fatal("the earlier PING has taken the proof back")
+		}
+	})
+}
+
+// Ping writes at once, on the caller's goroutine; and nothing if nobody needs it.
+func TestPingByTheCaller(t *testing.T) {
+	inBubble(t, func(h *harness) {
+		h.l.Ping() // no connection yet
+		c := h.serving()
+		h.l.Ping() // no fence
+		h.idle(c)
+		h.l.Raise()
+		h.idle(c)
+		h.verdict(Fenced)
+		h.l.Ping()
+		if len(c.asks) != 1 { // no goroutine had to run for it
+			t.Fatal("nothing was written before Ping returned")
+		}
+		h.l.Ping() // it is under way
+		h.next(c, "PING").reply(pong)
+		h.verdict(OK)
+		h.idle(c)
+	})
+}
+
+// While the connection is being made nobody but the pinger may send a PING: its PONG would prove something before changes are
+// reported. Guard: session.pings.
+func TestPingProvesNothingBeforeTheLinkIsUp(t *testing.T) {
+	inBubble(t, func(h *harness) {
+		c := h.accept()
+		ask := h.next(c, tracking)
+		h.l.Raise()
+		h.l.Ping()
+		h.idle(c)
+		h.verdict(Down)
+		ask.reply("+OK\r\n")
+		h.next(c, "SUBSCRIBE "+Channel).reply(confirmed("subscribe", Channel))
+		h.next(c, "ROLE").reply(master)
+		h.next(c, "INFO commandstats").reply(stats("cmdstat_info:calls=5,usec=1"))
+		h.next(c, "PING").reply(pong) // drawn after the fence: it passes it
+		h.verdict(OK)
 	})
 }
 
@@ -164,8 +252,8 @@ func TestFencesDoNotStarveWaiters(t *testing.T) {
 				t.Errorf("waited %v", took)
 			}
 		}
-		// One for fences per round trip, and those by the clock.
-		if n, most := h.l.Stats().Pings-pings, uint64(time.Since(began)/rtt+time.Since(began)/(100*time.Millisecond))+2; n > most {
+		// So many for fences per round trip, and those by the clock.
+		if n, most := h.l.Stats().Pings-pings, uint64(maxFencing*(time.Since(began)/rtt+1)+time.Since(began)/(100*time.Millisecond))+2; n > most {
 			t.Errorf("%d PINGs in %v", n, time.Since(began))
 		}
 		close(quit)

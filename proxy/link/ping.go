@@ -15,6 +15,7 @@ func (s *session) keepPinging() {
 	defer ping.Stop()
 	check := time.NewTicker(max(s.terms.maxStaleness/2, 1))
 	defer check.Stop()
+	s.pings.Store(true) // first: see Link.Ping
 	s.ping(false)
 	for {
 		select {
@@ -33,14 +34,12 @@ func (s *session) keepPinging() {
 	}
 }
 
-// ping draws a number, then takes the time, then writes: see "Fences" and "The proof".
+// ping draws a number, then takes the time, then writes: see "Fences" and "The proof". Of two that do so at once the later
+// one may be written first; prove puts up with that. forFence: the caller has counted it in fencing.
 func (s *session) ping(forFence bool) {
 	l := s.l
 	l.count.pings.Add(1)
 	s.inflight.Add(1)
-	if forFence {
-		s.fencing.Store(true)
-	}
 	seq := l.sent.Add(1)
 	at := l.cfg.Now()
 	s.conn.Ask(func(reply []byte, err error) { s.pong(seq, at, forFence, reply, err) }, "PING")
@@ -66,10 +65,8 @@ func (s *session) pong(seq uint64, at int64, forFence bool, reply []byte, err er
 		s.refused(firstLine(reply))
 	}
 	if forFence {
-		s.fencing.Store(false)
-		if l.wanted() > l.sent.Load() { // fences that were raised meanwhile
-			l.kickPinger()
-		}
+		s.fencing.Add(-1)
+		s.pingForFences() // for those that were turned away meanwhile
 	}
 }
 
@@ -95,10 +92,12 @@ func (l *Link) prove(s *session, seq uint64, at int64) bool {
 		return false
 	}
 	s.watchdog.Reset(s.terms.patience)
-	s.proof = at
-	l.proof.Store(at)
-	l.passed.Store(seq)
-	l.publish(s)
+	if seq > l.passed.Load() { // else a later one has overtaken it on its way out, and has proven more
+		s.proof = at
+		l.proof.Store(at)
+		l.passed.Store(seq)
+		l.publish(s)
+	}
 	if !s.wasServed {
 		s.wasServed = true
 		l.state = StateUp
