@@ -285,7 +285,7 @@ func (a *auditor) judge() {
 // change went unnoticed, others may have.
 func (a *auditor) found(q *question) {
 	p, e := a.p, q.e
-	rule := p.rules().ByID(e.Rule)
+	rule := p.rules().ByID(e.Rule())
 	if rule == nil { // it is gone, and all its entries with it
 		return
 	}

@@ -131,7 +131,7 @@ func (st *staleRead) answer(p *Proxy, now int64) []byte {
 	}
 	size := 16
 	for _, e := range st.entries {
-		rule := p.rules().ByID(e.Rule)
+		rule := p.rules().ByID(e.Rule())
 		if rule == nil || now-proven > int64(rule.StaleIfError) || now >= e.Deadline {
 			return nil
 		}
@@ -149,7 +149,7 @@ func (st *staleRead) answer(p *Proxy, now int64) []byte {
 	}
 	for _, e := range st.entries {
 		b = append(b, e.Reply...)
-		p.m.rule(e.Rule).stale.Inc()
+		p.m.rule(e.Rule()).stale.Inc()
 	}
 	return b
 }

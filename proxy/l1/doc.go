@@ -68,6 +68,12 @@
 // B leads a flight of its own instead. A's reply still goes to those who joined
 // before the invalidation: they asked when it was true.
 //
+// # Hot keys
+//
+// Most hits of the keys that are asked for most do not go to ristretto: front.go
+// remembers where they were found. It holds nothing that ristretto does not hold, and
+// decides nothing.
+//
 // # Room
 //
 // The bytes of id and reply and 280 more are accounted for every entry, from
@@ -90,5 +96,5 @@
 //
 // Not accounted, and fixed: 2 MiB of counters and as much of what last happened to
 // their keys (history.go: for people, it decides nothing), ristretto's queue of 256 KiB and
-// its frequency sketch, 4 to 8 % of Memory up to 32 MiB.
+// its frequency sketch, 4 to 8 % of Memory up to 32 MiB, and front's 32 KiB.
 package l1

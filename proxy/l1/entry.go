@@ -10,13 +10,14 @@ type Entry struct {
 	Reply    []byte // as Redis sent it
 	Deadline int64  // clock of the caller, nanoseconds: not served from then on
 	Stored   int64  // Fill.Now
-	Rule     int
 
 	// id's capacity spans the one allocation that holds id, key and reply.
 	id             []byte
 	word           uint64
 	gen            uint64
 	ruleGen        uint64
+	rule           uint32
+	gone           atomic.Bool // ristretto has let go of it (front)
 	slot           uint32
 	keyAt, keySize uint32 // keySize with negativeBit
 	mark           atomic.Uint32
@@ -54,7 +55,7 @@ func newEntry(f *Fill) *Entry {
 		Reply:    buf[start:size:size],
 		Deadline: f.Deadline,
 		Stored:   f.Now,
-		Rule:     f.Rule,
+		rule:     uint32(f.Rule),
 		id:       buf[:len(f.ID)],
 		word:     f.Stamp.word,
 		gen:      f.Stamp.gen,
@@ -76,6 +77,9 @@ func (f *Fill) cost() int64 {
 
 func (e *Entry) cost() int64 { return int64(cap(e.id)) + overhead }
 
+// Rule is Fill.Rule.
+func (e *Entry) Rule() int { return int(e.rule) }
+
 // ID is the full cache key. It must not be changed.
 func (e *Entry) ID() []byte { return e.id[:len(e.id):len(e.id)] }
 
@@ -89,7 +93,7 @@ func (e *Entry) Key() []byte {
 func (e *Entry) Bytes() int64 { return e.cost() }
 
 func (e *Entry) stamp() Stamp {
-	return Stamp{slot: e.slot, rule: uint32(e.Rule), word: e.word, gen: e.gen, ruleGen: e.ruleGen}
+	return Stamp{slot: e.slot, rule: e.rule, word: e.word, gen: e.gen, ruleGen: e.ruleGen}
 }
 
 // Negative says that there is no such key (Fill.Negative).

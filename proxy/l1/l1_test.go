@@ -85,7 +85,7 @@ func TestEntryKeepsWhatItWasGiven(t *testing.T) {
 			t.Fatal(miss)
 		}
 		if string(e.Reply) != "$1\r\nx\r\n" || string(e.Key()) != key || !bytes.Equal(e.ID(), id) ||
-			e.Rule != 2 || e.Stored != now || e.Deadline != far || !e.Negative() || e.Bytes() != cost {
+			e.Rule() != 2 || e.Stored != now || e.Deadline != far || !e.Negative() || e.Bytes() != cost {
 			t.Errorf("%+v", e)
 		}
 		if !c.Current(c.Stamped(e)) {

@@ -20,8 +20,8 @@ func exact(t *testing.T, c *Cache) {
 		entries++
 		bytes += e.cost()
 		policy += max(e.cost(), c.limits.Load().share)
-		rules[e.Rule][0]++
-		rules[e.Rule][1] += e.cost()
+		rules[e.Rule()][0]++
+		rules[e.Rule()][1] += e.cost()
 		return true
 	})
 	for rule, want := range rules {
