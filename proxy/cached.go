@@ -362,8 +362,9 @@ func (s *session) cachedMany(raw []byte) {
 		s.readThrough(raw)
 		return
 	}
-	found := s.p.entries.get(len(d.Keys))
-	defer s.p.entries.put(found)
+	lent := p.entries.get(len(d.Keys))
+	defer p.entries.put(lent)
+	found := (*lent)[:0]
 	for i := range d.Keys {
 		k := &d.Keys[i]
 		key := s.args[k.Pos]

@@ -295,18 +295,18 @@ func (p *Proxy) settleCache() { p.l1.Wait() }
 // entryPool lends slices for the entries of an MGET.
 type entryPool struct{ pool sync.Pool }
 
-func (e *entryPool) get(n int) []*l1.Entry {
-	if b, ok := e.pool.Get().(*[]*l1.Entry); ok && cap(*b) >= n {
-		return (*b)[:0]
+// get lends one of length n or more.
+func (e *entryPool) get(n int) *[]*l1.Entry {
+	if b, ok := e.pool.Get().(*[]*l1.Entry); ok && len(*b) >= n {
+		return b
 	}
-	return make([]*l1.Entry, 0, max(n, 16))
+	b := make([]*l1.Entry, max(n, 16))
+	return &b
 }
 
-func (e *entryPool) put(b []*l1.Entry) {
-	b = b[:cap(b)]
-	clear(b)
-	b = b[:0]
-	e.pool.Put(&b)
+func (e *entryPool) put(b *[]*l1.Entry) {
+	clear(*b) // or it would hold on to them
+	e.pool.Put(b)
 }
 
 // sessionList is a snapshot, ordered by id.
