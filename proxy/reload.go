@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"nearside/policy"
-	"nearside/proxy/admin"
 )
 
 // Another configuration, put into force without a client noticing. Why that is
@@ -59,7 +58,7 @@ type adminSource struct{ *Proxy }
 // Reload reads the configuration again, as SIGHUP does.
 func (r adminSource) Reload() ([]string, error) {
 	if r.cfg.Reload == nil {
-		return nil, admin.ErrNothingToReload
+		return nil, ErrNothingToReload
 	}
 	changes, err := r.cfg.Reload()
 	lines := make([]string, len(changes))

@@ -10,7 +10,7 @@ import (
 	"strings"
 
 	"nearside/policy"
-	"nearside/proxy/admin"
+	"nearside/proxy"
 )
 
 // check finds what is wrong between values that are each right by themselves,
@@ -64,12 +64,12 @@ func (s *settings) checkAddresses() error {
 func (s *settings) checkToken() error {
 	c := &s.cfg
 	if c.AdminTokenFile != "" {
-		if _, err := admin.ReadToken(c.AdminTokenFile); err != nil {
+		if _, err := proxy.ReadToken(c.AdminTokenFile); err != nil {
 			return s.fail(err.Error(), "admin_token_file")
 		}
 	}
 	if c.AdminToken != "" {
-		if err := admin.CheckToken(c.AdminToken); err != nil {
+		if err := proxy.CheckToken(c.AdminToken); err != nil {
 			return s.fail(err.Error(), tokenVariable)
 		}
 	}

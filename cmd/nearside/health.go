@@ -10,7 +10,7 @@ import (
 	"strings"
 	"time"
 
-	"nearside/proxy/admin"
+	"nearside/proxy"
 )
 
 const (
@@ -67,7 +67,7 @@ func adminOf(o *options) (addr, token string, err error) {
 		addr = s.cfg.Admin
 	}
 	if file := s.cfg.AdminTokenFile; token == "" && file != "" {
-		if t, err := admin.ReadToken(file); err == nil {
+		if t, err := proxy.ReadToken(file); err == nil {
 			token = t
 		}
 	}

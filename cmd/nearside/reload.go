@@ -11,7 +11,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"nearside/proxy"
-	"nearside/proxy/admin"
 )
 
 // reloader reads the configuration again, when SIGHUP comes or POST /-/reload.
@@ -31,7 +30,7 @@ type reloader struct {
 // it as before, or nothing of it. It returns what has changed.
 func (r *reloader) reload() ([]proxy.Change, error) {
 	if r.o.config == "" {
-		return nil, admin.ErrNothingToReload
+		return nil, proxy.ErrNothingToReload
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -78,7 +77,7 @@ func (r *reloader) onSignal(ctx context.Context, hangups <-chan os.Signal) {
 			return
 		case <-hangups:
 		}
-		if _, err := r.reload(); errors.Is(err, admin.ErrNothingToReload) {
+		if _, err := r.reload(); errors.Is(err, proxy.ErrNothingToReload) {
 			r.log.Info("SIGHUP changes nothing", "reason", err)
 		}
 	}
