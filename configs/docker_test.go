@@ -76,7 +76,7 @@ func TestDockerfile(t *testing.T) {
 		}
 	}
 	_, minor, _ := strings.Cut(one(t, build, "FROM")[0], ":")
-	if m := regexp.MustCompile(`(?m)^go (\d+\.\d+)`).FindStringSubmatch(read(t, "../go.mod")); m == nil || m[1] != minor {
+	if m := regexp.MustCompile(`(?m)^go (\d+\.\d+)`).FindStringSubmatch(read(t, "../go.mod")); len(m) != 2 || m[1] != minor {
 		t.Errorf("golang:%s, but go.mod says %v", minor, m)
 	}
 

@@ -14,7 +14,7 @@ var (
 	grouping = regexp.MustCompile(`\b(by|without|on|ignoring)\s*\(([^)]*)\)`)
 	window   = regexp.MustCompile(`\[[^\]]*\]`)
 	selector = regexp.MustCompile(`([a-zA-Z_:][a-zA-Z0-9_:]*)\s*(?:\{([^}]*)\})?(\s*\()?`)
-	numbers  = regexp.MustCompile(`\b[0-9][0-9.e]*\b`)
+	numbers  = regexp.MustCompile(`\b\d[0-9.e]*\b`)
 )
 
 // Labels that Prometheus gives to everything it scrapes.

@@ -47,7 +47,8 @@ func TestDrainUnderLoad(t *testing.T) {
 					if err != nil {
 						return
 					}
-					if answered[i]++; a != strconv.Itoa(answered[i]) {
+					answered[i]++
+					if a != strconv.Itoa(answered[i]) {
 						t.Errorf("INCR is answered %s, not %d", a, answered[i])
 					}
 					total.Add(1)

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"cmp"
+	"fmt"
 	"io"
 	"slices"
 	"strings"
@@ -54,9 +55,9 @@ func writeFamilies(w io.Writer, text string) {
 	slices.SortFunc(sorted, func(a, b *group) int { return cmp.Compare(a.name, b.name) })
 	out := bufio.NewWriter(w)
 	for _, g := range sorted {
-		out.WriteString("# HELP " + g.name + " " + g.help + "\n# TYPE " + g.name + " " + g.kind + "\n")
+		fmt.Fprintf(out, "# HELP %s %s\n# TYPE %s %s\n", g.name, g.help, g.name, g.kind)
 		for _, line := range g.series {
-			out.WriteString(line + "\n")
+			fmt.Fprintln(out, line)
 		}
 	}
 	_ = out.Flush() // whoever asked is gone

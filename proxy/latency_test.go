@@ -170,7 +170,7 @@ func BenchmarkObserved(b *testing.B) {
 					if err != nil {
 						b.Fatal(err)
 					}
-					defer conn.Close()
+					b.Cleanup(func() { conn.Close() })
 					conns[i] = conn
 				}
 				var took [2][]time.Duration

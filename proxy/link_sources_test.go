@@ -662,7 +662,7 @@ func TestReceivedIsApplied(t *testing.T) {
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), redistest.Timeout)
 		defer cancel()
-		req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+n.AdminAddr().String()+"/cache/health", nil)
+		req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+n.AdminAddr().String()+"/cache/health", http.NoBody)
 		if err != nil {
 			t.Fatal(err)
 		}

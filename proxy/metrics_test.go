@@ -23,8 +23,18 @@ func (n *nearside) traffic() *redistest.Client {
 	n.warm(c, "GET", "product:1")
 	n.warm(c, "GET", "product:none")
 	for _, args := range [][]string{
-		{"HGETALL", "product:h"}, {"MGET", "product:1", "other"}, {"SET", "lock:1", "me", "NX"}, {"PING"}, {"SYNC"}, {"NOSUCH", "x"},
-		{"MULTI"}, {"GET", "product:1"}, {"EXEC"}, {"BLPOP", "list", "0.01"}, {"EVAL", "return 1", "0"}, {"LPUSH", "list", "x"},
+		{"HGETALL", "product:h"},
+		{"MGET", "product:1", "other"},
+		{"SET", "lock:1", "me", "NX"},
+		{"PING"},
+		{"SYNC"},
+		{"NOSUCH", "x"},
+		{"MULTI"},
+		{"GET", "product:1"},
+		{"EXEC"},
+		{"BLPOP", "list", "0.01"},
+		{"EVAL", "return 1", "0"},
+		{"LPUSH", "list", "x"},
 	} {
 		c.Do(args...)
 	}

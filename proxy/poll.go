@@ -169,7 +169,8 @@ func (s *session) hurry(locks bool) {
 		s.unlocked = 0
 		s.src.SetUrgent(true)
 	case s.unlocked < mostUnlocked:
-		if s.unlocked++; s.unlocked == mostUnlocked {
+		s.unlocked++
+		if s.unlocked == mostUnlocked {
 			s.src.SetUrgent(false)
 		}
 	}

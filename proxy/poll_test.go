@@ -17,6 +17,7 @@ import (
 
 // oneLoop makes all sessions share one loop.
 func oneLoop(t *testing.T) {
+	t.Helper()
 	old := runtime.GOMAXPROCS(1)
 	t.Cleanup(func() { runtime.GOMAXPROCS(old) })
 }

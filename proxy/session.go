@@ -127,7 +127,8 @@ func (p *Proxy) newSession(conn net.Conn) *session {
 	}
 	s.adopt()
 	s.q.cond.L = &s.q.mu
-	if s.join(); s.src == nil {
+	s.join()
+	if s.src == nil {
 		s.nb.init(conn)
 	}
 	s.active.Store(clockNow())

@@ -53,8 +53,8 @@ func (e *slowEntry) check(t *testing.T, w path, where string, args ...string) {
 
 // Redis answers late, on every way to it.
 func TestSlowOrigin(t *testing.T) {
-	redis := redistest.Start(t)
-	relay, n, _ := onRelay(t, redis, slowly)
+	server := redistest.Start(t)
+	relay, n, _ := onRelay(t, server, slowly)
 	c := n.dial()
 	want(t, c, "OK", "CLIENT", "SETNAME", "shop")
 	for _, tt := range []struct {
@@ -96,8 +96,8 @@ func TestSlowOrigin(t *testing.T) {
 // Commands behind a slow one of the same client: what nearside makes them wait
 // for is its queue, whatever the way.
 func TestSlowQueue(t *testing.T) {
-	redis := redistest.Start(t)
-	relay, n, _ := onRelay(t, redis, slowly)
+	server := redistest.Start(t)
+	relay, n, _ := onRelay(t, server, slowly)
 	c := n.dial()
 	want(t, c, "OK", "SET", "product:1", "x")
 	n.warm(c, "GET", "product:1")
@@ -151,8 +151,8 @@ func TestSlowOrder(t *testing.T) {
 
 // The client does not read. Told is the oldest of what it was sent.
 func TestSlowClient(t *testing.T) {
-	redis := redistest.Start(t)
-	n := start(t, redis, slowly)
+	server := redistest.Start(t)
+	n := start(t, server, slowly)
 	value := strings.Repeat("x", 1<<19)
 	for _, key := range []string{"product:1", "other"} {
 		want(t, n.dial(), "OK", "SET", key, value)
@@ -233,8 +233,8 @@ func (n *nearside) narrow() *redistest.Client {
 
 // A client that leaves without having read is told of all the same.
 func TestSlowClientLeaves(t *testing.T) {
-	redis := redistest.Start(t)
-	n := start(t, redis, slowly)
+	server := redistest.Start(t)
+	n := start(t, server, slowly)
 	want(t, n.dial(), "OK", "SET", "other", strings.Repeat("x", 1<<19))
 	c := n.narrow()
 	for range 20 {
@@ -255,8 +255,8 @@ func TestSlowClientLeaves(t *testing.T) {
 
 // What waits by design is not slow.
 func TestNotSlow(t *testing.T) {
-	redis := redistest.Start(t)
-	n := start(t, redis, func(c *Config) { c.Slow = 500 * time.Millisecond })
+	server := redistest.Start(t)
+	n := start(t, server, func(c *Config) { c.Slow = 500 * time.Millisecond })
 	c, admin := n.dial(), n.dial()
 	c.Write(redistest.Command("BLPOP", "list", "0.6") + redistest.Command("GET", "product:1") + redistest.Command("WAIT", "1", "600") + redistest.Command("XREAD", "BLOCK", "600", "STREAMS", "s", "$"))
 	for range 4 {
@@ -288,11 +288,11 @@ func TestSlowlogShape(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		real, err := theirs.Do(ctx, "SLOWLOG", "GET", -1).Slice()
+		known, err := theirs.Do(ctx, "SLOWLOG", "GET", -1).Slice()
 		if err != nil {
 			t.Fatal(err)
 		}
-		a, b := entryOf(t, ours, "set"), entryOf(t, real, "set")
+		a, b := entryOf(t, ours, "set"), entryOf(t, known, "set")
 		if len(b) != 6 || len(a) != 10 {
 			t.Fatalf("%v\n%v", a, b)
 		}
@@ -331,6 +331,7 @@ func TestSlowlogShape(t *testing.T) {
 }
 
 func speaking(t *testing.T, addr string, proto int) *redis.Client {
+	t.Helper()
 	c := redis.NewClient(&redis.Options{Addr: addr, Protocol: proto, DisableIdentity: true})
 	t.Cleanup(func() { _ = c.Close() })
 	return c
@@ -435,20 +436,34 @@ func (b *safeBuffer) String() string {
 
 // No value, password or script is kept, and no key gets into the log.
 func TestSlowlogSecrets(t *testing.T) {
-	redis := redistest.Start(t)
+	server := redistest.Start(t)
 	var log safeBuffer
-	n := start(t, redis, func(c *Config) {
+	n := start(t, server, func(c *Config) {
 		c.Slow = time.Microsecond
 		c.Log = slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelWarn}))
 	})
 	c := n.dial()
 	for _, args := range [][]string{
-		{"AUTH", "secret"}, {"AUTH", "default", "secret"}, {"HELLO", "2", "AUTH", "default", "secret"},
-		{"ACL", "SETUSER", "eve", "on", ">secret"}, {"CONFIG", "SET", "masterauth", "secret"}, {"CONFIG", "SET", "masterauth", ""},
-		{"EVAL", "return 'secret'", "1", "key:1", "secret"}, {"SET", "key:2", "secret"}, {"HSET", "key:3", "secret", "secret"},
-		{"MSET", "product:1", "secret", "key:4", "secret"}, {"secret", "secret"}, {"ACL", "secret"}, {"MIGRATE", "127.0.0.1", "1", "key:5", "0", "1", "AUTH", "secret"},
-		{"PUBLISH", "news", "secret"}, {"MULTI"}, {"SET", "key:6", "secret"}, {"CLIENT", "SETINFO", "secret", "secret"}, {"EXEC"},
-		{"SET", strings.Repeat("k", 100), strings.Repeat("secret", 1000), "EX", "60"}, append([]string{"DEL"}, strings.Fields(strings.Repeat("key:7 ", 40))...),
+		{"AUTH", "secret"},
+		{"AUTH", "default", "secret"},
+		{"HELLO", "2", "AUTH", "default", "secret"},
+		{"ACL", "SETUSER", "eve", "on", ">secret"},
+		{"CONFIG", "SET", "masterauth", "secret"},
+		{"CONFIG", "SET", "masterauth", ""},
+		{"EVAL", "return 'secret'", "1", "key:1", "secret"},
+		{"SET", "key:2", "secret"},
+		{"HSET", "key:3", "secret", "secret"},
+		{"MSET", "product:1", "secret", "key:4", "secret"},
+		{"secret", "secret"},
+		{"ACL", "secret"},
+		{"MIGRATE", "127.0.0.1", "1", "key:5", "0", "1", "AUTH", "secret"},
+		{"PUBLISH", "news", "secret"},
+		{"MULTI"},
+		{"SET", "key:6", "secret"},
+		{"CLIENT", "SETINFO", "secret", "secret"},
+		{"EXEC"},
+		{"SET", strings.Repeat("k", 100), strings.Repeat("secret", 1000), "EX", "60"},
+		append([]string{"DEL"}, strings.Fields(strings.Repeat("key:7 ", 40))...),
 	} {
 		c.Do(args...)
 	}
@@ -482,9 +497,9 @@ func TestSlowlogSecrets(t *testing.T) {
 
 // The rights are those of FLUSH, since keys are shown.
 func TestSlowlogRights(t *testing.T) {
-	redis := redistest.Start(t)
-	redis.Do("ACL", "SETUSER", "bob", "on", ">pw", "~*", "&*", "+@all", "-flushall")
-	n := start(t, redis, nil)
+	server := redistest.Start(t)
+	server.Do("ACL", "SETUSER", "bob", "on", ">pw", "~*", "&*", "+@all", "-flushall")
+	n := start(t, server, nil)
 	bob := n.as("bob", "pw")
 	for _, args := range [][]string{{"GET"}, {"RESET"}} {
 		if got := bob.Do(append([]string{"NEARSIDE", "SLOWLOG"}, args...)...); !strings.HasPrefix(got, "-NOPERM") {
@@ -496,8 +511,8 @@ func TestSlowlogRights(t *testing.T) {
 
 // A hit that a fence holds back waits in nearside's queue, and is counted once.
 func TestSlowFence(t *testing.T) {
-	redis := redistest.Start(t)
-	relay, n, _ := onRelay(t, redis, func(c *Config) { slowly(c); c.MaxStaleness = time.Minute; c.Ping = time.Minute })
+	server := redistest.Start(t)
+	relay, n, _ := onRelay(t, server, func(c *Config) { slowly(c); c.MaxStaleness = time.Minute; c.Ping = time.Minute })
 	c := n.dial()
 	want(t, c, "OK", "SET", "product:1", "x")
 	n.warm(c, "GET", "product:1")

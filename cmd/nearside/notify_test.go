@@ -52,7 +52,8 @@ func TestReport(t *testing.T) {
 			if d, ok := ctx.Deadline(); !ok || time.Until(d) != 5*time.Second {
 				t.Error("a look may take longer than half of the time between two")
 			}
-			if looks++; looks == 2 || looks == 4 {
+			looks++
+			if looks == 2 || looks == 4 {
 				return errors.New("hanging")
 			}
 			return nil

@@ -120,6 +120,9 @@ func parsePush(frame []byte, changed func(key []byte)) (pushed, error) {
 	return got, nil
 }
 
+// A parser reads the few RESP3 types that the link meets. Its methods move on only if what they look for is there.
+type parser struct{ rest []byte }
+
 // invalidation reads the keys, or the null that means all of them; pushOther if it is neither.
 func (p *parser) invalidation(changed func(key []byte)) pushKind {
 	if p.null() {
@@ -146,9 +149,6 @@ func (p *parser) message(into *pushed) (ok bool) {
 	}
 	return ok
 }
-
-// A parser reads the few RESP3 types that the link meets. Its methods move on only if what they look for is there.
-type parser struct{ rest []byte }
 
 func (p *parser) end() error {
 	if len(p.rest) > 0 {

@@ -22,7 +22,6 @@ type watch struct {
 	up    int // the urgent ones' epoll instance, which is a member of ep
 	bell  int // an eventfd that interrupts the wait
 	ended bool
-	done  chan struct{} // the wait is over for good
 }
 
 func (w *watch) open() error {
