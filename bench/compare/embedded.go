@@ -15,6 +15,8 @@ import (
 	"github.com/HdrHistogram/hdrhistogram-go"
 	"github.com/redis/go-redis/v9"
 	"github.com/redis/rueidis"
+
+	"nearside/bench/internal/proc"
 )
 
 // What a client library's own cache does is the other kind of answer: nothing
@@ -191,13 +193,13 @@ func (l *lab) startEmbedded(kind, addr string, origin *peer) (*embedded, error) 
 	if err != nil {
 		return nil, err
 	}
-	proc, err := startPiped(nil, toIn, fromOut, self, "-embedded", kind, "-target", addr)
+	child, err := proc.Extras{In: toIn, Out: fromOut}.Start(self, "-embedded", kind, "-target", addr)
 	_ = toIn.Close()
 	_ = fromOut.Close()
 	if err != nil {
 		return nil, err
 	}
-	p := &peer{name: kind + " (in the process)", addr: addr, origin: origin, kind: kindEmbedded, proc: proc, pid: proc.pid()}
+	p := &peer{name: kind + " (in the process)", addr: addr, origin: origin, kind: kindEmbedded, proc: child, pid: child.PID()}
 	l.peers = append(l.peers, p)
 	return &embedded{p, json.NewEncoder(toOut), json.NewDecoder(bufio.NewReader(fromIn))}, nil
 }
@@ -213,7 +215,7 @@ func (e *embedded) order(ctx context.Context, o embeddedOrder) (sample, embedded
 	stop := context.AfterFunc(ctx, e.stop)
 	defer stop()
 	if err := errors.Join(e.orders.Encode(o), e.answers.Decode(&a)); err != nil {
-		return out, a, fmt.Errorf("%w: %s", err, e.proc.out)
+		return out, a, fmt.Errorf("%w: %s", err, &e.proc.Out)
 	}
 	if a.Error != "" {
 		return out, a, errors.New(a.Error)

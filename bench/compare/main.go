@@ -6,12 +6,15 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"os/exec"
 	"os/signal"
 	"path/filepath"
 	"runtime"
 	"strings"
 	"syscall"
 	"time"
+
+	"nearside/bench/internal/sources"
 )
 
 func main() { os.Exit(run()) }
@@ -134,8 +137,8 @@ func (o *options) run(ctx context.Context) error {
 			return err
 		}
 		defer os.RemoveAll(dir)
-		path, err := buildNearside(ctx, dir)
-		if err != nil {
+		path := filepath.Join(dir, "nearside")
+		if err := sources.Release(ctx, path); err != nil {
 			return err
 		}
 		o.binaries = binaries{{"nearside", path}}
@@ -155,8 +158,19 @@ func (o *options) run(ctx context.Context) error {
 	}
 }
 
+// need reports which of the programs are not installed.
+func need(programs ...string) error {
+	var missing []error
+	for _, name := range programs {
+		if _, err := exec.LookPath(name); err != nil {
+			missing = append(missing, fmt.Errorf("%s is not installed: try \"make bench-deps\"", name))
+		}
+	}
+	return errors.Join(missing...)
+}
+
 // results is where the report is kept.
-func results() string { return filepath.Join(sources(), "bench", "results") }
+func results() string { return filepath.Join(sources.Dir(), "bench", "results") }
 
 // args are the flags that decide what is measured.
 func (o *options) args() string {

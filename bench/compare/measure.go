@@ -7,6 +7,8 @@ import (
 	"strconv"
 	"sync"
 	"time"
+
+	"nearside/bench/internal/proc"
 )
 
 // standard is a load that a peer is measured with in both ways: a closed loop
@@ -247,7 +249,7 @@ func (p *peer) quiet(ctx context.Context) error {
 	if p.kind != kindNearside {
 		return nil
 	}
-	end := time.Now().Add(startLimit)
+	end := time.Now().Add(proc.StartLimit)
 	for {
 		m, err := p.metrics(mClients)
 		if err != nil {

@@ -2,16 +2,18 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net"
-	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
+
+	"nearside/bench/internal/proc"
+	"nearside/bench/internal/scrape"
+	"nearside/bench/internal/sources"
 )
 
 // peer is one endpoint that load is put on.
@@ -23,7 +25,7 @@ type peer struct {
 	admin  string // nearside's HTTP endpoints
 	kind   kind
 	env    []string // added for the process
-	proc   *process
+	proc   *proc.Process
 }
 
 // kind says what a peer can be asked for.
@@ -39,7 +41,7 @@ const (
 
 func (p *peer) stop() {
 	if p.proc != nil {
-		p.proc.kill()
+		p.proc.Kill()
 	}
 }
 
@@ -64,13 +66,13 @@ func (l *lab) close() {
 
 // start starts a process that will answer at p.addr.
 func (l *lab) start(p *peer, program string, args ...string) (*peer, error) {
-	proc, err := startPiped(p.env, nil, nil, program, args...)
+	child, err := proc.Extras{Env: p.env}.Start(program, args...)
 	if err != nil {
 		return nil, err
 	}
-	p.proc, p.pid = proc, proc.pid()
+	p.proc, p.pid = child, child.PID()
 	l.peers = append(l.peers, p)
-	return p, proc.await(p.addr)
+	return p, child.Await(p.addr)
 }
 
 // release ends peers ahead of the others.
@@ -83,7 +85,7 @@ func (l *lab) release(peers ...*peer) {
 
 // far starts a relay in front of origin that delays by d each way.
 func (l *lab) far(origin *peer, d time.Duration) (*peer, error) {
-	addr, err := freeAddr()
+	addr, err := proc.FreeAddr()
 	if err != nil {
 		return nil, err
 	}
@@ -101,7 +103,7 @@ const maxClients = 20100
 
 // redis starts a redis-server that saves nothing.
 func (l *lab) redis(name string) (*peer, error) {
-	addr, err := freeAddr()
+	addr, err := proc.FreeAddr()
 	if err != nil {
 		return nil, err
 	}
@@ -118,11 +120,11 @@ func (l *lab) file(name, text string) (string, error) {
 }
 
 func (l *lab) nutcracker(origin *peer) (*peer, error) {
-	addr, err := freeAddr()
+	addr, err := proc.FreeAddr()
 	if err != nil {
 		return nil, err
 	}
-	stats, err := freeAddr()
+	stats, err := proc.FreeAddr()
 	if err != nil {
 		return nil, err
 	}
@@ -147,7 +149,7 @@ func (l *lab) nutcracker(origin *peer) (*peer, error) {
 }
 
 func (l *lab) haproxy(origin *peer) (*peer, error) {
-	addr, err := freeAddr()
+	addr, err := proc.FreeAddr()
 	if err != nil {
 		return nil, err
 	}
@@ -172,7 +174,7 @@ listen bench
 
 // redcon starts the floor: this program again.
 func (l *lab) redcon() (*peer, error) {
-	addr, err := freeAddr()
+	addr, err := proc.FreeAddr()
 	if err != nil {
 		return nil, err
 	}
@@ -187,11 +189,11 @@ func (l *lab) redcon() (*peer, error) {
 // and, for what the sample does not allow, the lines in change; with env in its
 // environment.
 func (l *lab) nearside(name, bin string, origin *peer, change map[string]string, env ...string) (*peer, error) {
-	addr, err := freeAddr()
+	addr, err := proc.FreeAddr()
 	if err != nil {
 		return nil, err
 	}
-	admin, err := freeAddr()
+	admin, err := proc.FreeAddr()
 	if err != nil {
 		return nil, err
 	}
@@ -203,7 +205,7 @@ func (l *lab) nearside(name, bin string, origin *peer, change map[string]string,
 	for k, v := range change {
 		lines[k] = v
 	}
-	sample, err := os.ReadFile(filepath.Join(sources(), "configs", "nearside.yaml"))
+	sample, err := os.ReadFile(filepath.Join(sources.Dir(), "configs", "nearside.yaml"))
 	if err != nil {
 		return nil, err
 	}
@@ -224,14 +226,14 @@ func (l *lab) nearside(name, bin string, origin *peer, change map[string]string,
 
 // awaitLink waits until hits are allowed: the link is up and has proven itself.
 func (p *peer) awaitLink() error {
-	end := time.Now().Add(startLimit)
+	end := time.Now().Add(proc.StartLimit)
 	for {
 		m, err := p.metrics("nearside_link_up")
 		if err == nil && m["nearside_link_up"] == 1 {
 			return nil
 		}
 		if time.Now().After(end) {
-			return fmt.Errorf("%s: the link is not up within %v: %v", p.name, startLimit, err)
+			return fmt.Errorf("%s: the link is not up within %v: %v", p.name, proc.StartLimit, err)
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
@@ -271,7 +273,7 @@ func external(arg string) (*peer, error) {
 		}
 		p.pid = n
 	}
-	if !answers(addr) {
+	if !proc.Answers(addr) {
 		return nil, fmt.Errorf("-peer %q: nobody answers PING at %s", arg, addr)
 	}
 	return p, nil
@@ -281,17 +283,6 @@ func external(arg string) (*peer, error) {
 func (p *peer) metrics(names ...string) (map[string]float64, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+p.admin+"/metrics", http.NoBody)
-	if err != nil {
-		return nil, err
-	}
-	res, err := http.DefaultClient.Do(req)
-	if err != nil {
-		return nil, err
-	}
-	defer res.Body.Close()
-	if res.StatusCode != http.StatusOK {
-		return nil, errors.New(res.Status)
-	}
-	return parseMetrics(res.Body, names...)
+	s, err := scrape.Metrics(ctx, p.admin)
+	return s.Sums(names...), err
 }

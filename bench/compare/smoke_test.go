@@ -7,9 +7,12 @@ import (
 	"io"
 	"net"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
+
+	"nearside/bench/internal/sources"
 )
 
 var ownPID = os.Getpid()
@@ -206,8 +209,8 @@ func TestSmoke(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
-	bin, err := buildNearside(ctx, t.TempDir())
-	if err != nil {
+	bin := filepath.Join(t.TempDir(), "nearside")
+	if err := sources.Release(ctx, bin); err != nil {
 		t.Fatal(err)
 	}
 	b := &bench{

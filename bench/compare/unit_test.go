@@ -148,13 +148,6 @@ func TestParseClosed(t *testing.T) {
 	}
 }
 
-func TestParseMetrics(t *testing.T) {
-	got, err := parseMetrics(strings.NewReader("# TYPE x\nhits{prefix=\"a b:\"} 3\nhits{prefix=\"c\"} 4\nother 5\nup 1\n"), "hits", "up", "missing")
-	if err != nil || len(got) != 2 || got["hits"] != 7 || got["up"] != 1 {
-		t.Errorf("%v, %v", got, err)
-	}
-}
-
 func TestRewrite(t *testing.T) {
 	const text = "redis: redis://a   # the origin\ncache:\n  memory: 64MiB # bytes\n"
 	got, err := rewrite(text, map[string]string{"redis: ": "redis://b", "  memory: ": "1GiB"})

@@ -194,14 +194,14 @@ func (c *check) close() {
 	for _, n := range c.near {
 		if n != nil {
 			if n.p != nil {
-				n.p.kill()
+				n.p.Kill()
 			}
 			n.relay.close()
 		}
 	}
 	for _, s := range []*redisServer{c.redis, c.other} {
 		if s != nil && s.p != nil {
-			s.p.kill()
+			s.p.Kill()
 		}
 	}
 	_ = os.RemoveAll(c.dir)
@@ -212,17 +212,17 @@ func (c *check) sum(ctx context.Context) {
 	for i, n := range c.near {
 		c.rep.Hits[i], c.rep.Asked[i], _ = n.hits(ctx)
 		c.rep.Pushes[i], c.rep.Dropped[i] = n.relay.pushes.Load(), n.relay.dropped.Load()
-		if n.p.out.raced() || !n.p.alive() {
-			c.rep.violation(kindRace, fmt.Sprintf("nearside %s:\n%s", n.name, n.p.out))
+		if n.p.Out.Raced() || !n.p.Alive() {
+			c.rep.violation(kindRace, fmt.Sprintf("nearside %s:\n%s", n.name, &n.p.Out))
 			continue
 		}
-		audit, err := n.metrics(ctx, "nearside_audit_")
+		audit, err := n.metrics(ctx)
 		if err != nil {
 			c.rep.note("/metrics could not be read", err.Error())
 		}
 		c.rep.Audited += int64(audit[`nearside_audit_total{result="equal"}`])
 		if found := audit[`nearside_audit_inconsistent_total{prefix="product:"}`]; found > 0 {
-			c.rep.violation(kindAudit, fmt.Sprintf("nearside %s has found %v hits that Redis does not confirm\n%s", n.name, found, lastWords(n.p.out.String())))
+			c.rep.violation(kindAudit, fmt.Sprintf("nearside %s has found %v hits that Redis does not confirm\n%s", n.name, found, n.p.Out.LastWords()))
 		}
 	}
 	c.rep.Took = c.now()

@@ -9,12 +9,14 @@ import (
 	"time"
 
 	"github.com/anishathalye/porcupine"
+
+	"nearside/bench/internal/sources"
 )
 
 // The race detector watches nearside, too.
 var nearsideBinary = sync.OnceValues(func() (string, error) {
 	bin := filepath.Join(buildDir, "nearside")
-	return bin, build(testContext, bin, "-race")
+	return bin, sources.Build(testContext, bin, "-race")
 })
 
 func runCheck(t *testing.T, cfg Config) *Report {

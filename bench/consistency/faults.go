@@ -123,9 +123,9 @@ func (c *check) lag(ctx context.Context, r *rand.Rand, set func(*nearside, time.
 }
 
 func (c *check) freeze(ctx context.Context, _ *rand.Rand) error {
-	c.redis.signal(syscall.SIGSTOP)
+	c.redis.p.Signal(syscall.SIGSTOP)
 	pause(ctx, 3*c.cfg.MaxStaleness)
-	c.redis.signal(syscall.SIGCONT)
+	c.redis.p.Signal(syscall.SIGCONT)
 	return nil
 }
 
@@ -133,11 +133,11 @@ func (c *check) freeze(ctx context.Context, _ *rand.Rand) error {
 func (c *check) freezeNearside(ctx context.Context, r *rand.Rand) error {
 	some := c.some(r)
 	for _, n := range some {
-		_ = n.p.cmd.Process.Signal(syscall.SIGSTOP)
+		n.p.Signal(syscall.SIGSTOP)
 	}
 	pause(ctx, 3*c.cfg.MaxStaleness/2)
 	for _, n := range some {
-		_ = n.p.cmd.Process.Signal(syscall.SIGCONT)
+		n.p.Signal(syscall.SIGCONT)
 	}
 	return nil
 }

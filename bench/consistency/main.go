@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+
+	"nearside/bench/internal/sources"
 )
 
 // silent is go-redis's logger: connections that break are the purpose here.
@@ -72,7 +74,7 @@ func run() int {
 		if race {
 			flags = append(flags, "-race")
 		}
-		if err := build(ctx, cfg.Binary, flags...); err != nil {
+		if err := sources.Build(ctx, cfg.Binary, flags...); err != nil {
 			fmt.Fprintln(os.Stderr, "consistency:", err)
 			return 2
 		}

@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
+
+	"nearside/bench/internal/sources"
 )
 
 // A mutant is a nearside with a part of its reasoning taken out. It is built
@@ -127,7 +129,7 @@ var mutants = []mutant{
 func (m *mutant) patch(dir string) (overlay string, err error) {
 	texts := map[string]string{}
 	for _, e := range m.edits {
-		path := filepath.Join(sources(), filepath.FromSlash(e.file))
+		path := filepath.Join(sources.Dir(), filepath.FromSlash(e.file))
 		text, ok := texts[path]
 		if !ok {
 			b, err := os.ReadFile(path)
@@ -164,7 +166,7 @@ func (m *mutant) build(ctx context.Context, dir string) (bin string, err error) 
 		return "", err
 	}
 	bin = filepath.Join(dir, "nearside")
-	return bin, build(ctx, bin, "-overlay", overlay)
+	return bin, sources.Build(ctx, bin, "-overlay", overlay)
 }
 
 // config is what the mutant is to be checked with.

@@ -44,7 +44,7 @@ func oldReplyComesLast(t *testing.T, mode Mode) {
 	}
 	set("old")
 	for known := 0.0; known == 0; { // until that is no news any more
-		got, err := n.metrics(ctx, "nearside_link_received_total")
+		got, err := n.metrics(ctx)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -23,7 +23,7 @@ func (c *check) recovered(ctx context.Context, after string) {
 				}
 			}
 			if c.now()-began > 10*time.Second {
-				c.rep.violation(kindRecovery, fmt.Sprintf("no hits through %s for 10 s after %s (last error: %v)\n%s", n.name, after, err, lastWords(n.p.out.String())))
+				c.rep.violation(kindRecovery, fmt.Sprintf("no hits through %s for 10 s after %s (last error: %v)\n%s", n.name, after, err, n.p.Out.LastWords()))
 				break
 			}
 			time.Sleep(5 * time.Millisecond)

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"nearside/bench/internal/scrape"
 )
 
 // The scale runs measure what the promises cost and how far they hold: at
@@ -115,7 +117,7 @@ func (c *check) latency(ctx context.Context) error {
 	pause(ctx, 2*time.Second) // some locks, for the ledgers
 	c.calm.Store(true)
 	pause(ctx, 500*time.Millisecond)
-	link, err := c.near[0].metrics(ctx, "nearside_link_round_trip_seconds")
+	link, err := c.near[0].metrics(ctx)
 	if err != nil {
 		return err
 	}
@@ -179,13 +181,13 @@ func (c *check) storm(ctx context.Context) error {
 	keys := make([]stormKey, stormKeys)
 	work, cancel := context.WithTimeout(ctx, stormLong)
 	defer cancel()
-	var before [2]map[string]float64
+	var before [2]scrape.Series
 	var keysBefore [2]int64
 	c.calm.Store(true)
 	pause(ctx, time.Second) // what contenders have set off has arrived
 	for i, n := range c.near {
 		var err error
-		if before[i], err = n.metrics(ctx, "nearside_"); err != nil {
+		if before[i], err = n.metrics(ctx); err != nil {
 			return err
 		}
 		keysBefore[i] = n.relay.keys.Load()
@@ -210,7 +212,7 @@ func (c *check) storm(ctx context.Context) error {
 		c.rep.Reads.Load(), float64(c.rep.Reads.Load())/long.Seconds())
 	c.rep.figure("storm: oldest answer overwritten %v before it was asked for; the bound is %v", c.rep.stalest[0], c.cfg.MaxStaleness)
 	for i, n := range c.near {
-		now, err := n.metrics(ctx, "nearside_")
+		now, err := n.metrics(ctx)
 		if err != nil {
 			return err
 		}

@@ -59,7 +59,7 @@ func as(saved map[*key]version) func(*key) version {
 
 func (c *check) restartEmpty(ctx context.Context, _ *rand.Rand) error {
 	killed := c.now()
-	c.redis.p.kill()
+	c.redis.p.Kill()
 	c.gate.Lock() // when all writes that were under way have failed
 	defer c.gate.Unlock()
 	pause(ctx, 100*time.Millisecond)
@@ -83,7 +83,7 @@ func (c *check) restartOld(ctx context.Context, _ *rand.Rand) error {
 	}
 	pause(ctx, c.cfg.MaxStaleness+200*time.Millisecond)
 	killed := c.now()
-	c.redis.p.kill()
+	c.redis.p.Kill()
 	c.gate.Lock()
 	defer c.gate.Unlock()
 	_, err = c.everything(version{call: killed, via: world, how: "restart with old data"}, c.redis.start, as(saved))
