@@ -53,7 +53,8 @@ func readRatios(path string) (recorded, error) {
 	if err != nil {
 		return r, fmt.Errorf("nothing is recorded yet, run \"make bench\": %w", err)
 	}
-	return r, json.Unmarshal(b, &r)
+	err = json.Unmarshal(b, &r)
+	return r, err
 }
 
 // worse names the ratios that have grown beyond the tolerance, which is a share.

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -20,7 +21,7 @@ type client struct {
 }
 
 func dial(addr string) (*client, error) {
-	c, err := net.DialTimeout("tcp", addr, 5*time.Second)
+	c, err := (&net.Dialer{Timeout: 5 * time.Second}).DialContext(context.Background(), "tcp", addr)
 	if err != nil {
 		return nil, err
 	}
@@ -40,7 +41,8 @@ func (c *client) send(args ...string) error {
 	if _, err := c.out.Write(b); err != nil {
 		return err
 	}
-	if c.n++; c.n >= batch {
+	c.n++
+	if c.n >= batch {
 		return c.wait()
 	}
 	return nil

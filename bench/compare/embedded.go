@@ -106,7 +106,7 @@ func serveEmbedded(ctx context.Context, kind, addr string, in io.Reader, out io.
 func obey(ctx context.Context, c getSetter, o embeddedOrder) embeddedAnswer {
 	key := uniform(o.Keys)
 	if o.Zipf {
-		key = zipf(o.Keys, 1)
+		key = zipf(o.Keys)
 	}
 	names := make([]string, o.Keys)
 	for i := range names {

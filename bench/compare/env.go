@@ -75,7 +75,8 @@ func (b *bench) startPeer(name string) (*peer, error) {
 		if err != nil {
 			return nil, err
 		}
-		return p, p.fill()
+		err = p.fill()
+		return p, err
 	case "redcon":
 		return b.lab.redcon()
 	case "nutcracker", "haproxy":
@@ -94,12 +95,14 @@ func (b *bench) startPeer(name string) (*peer, error) {
 			if err != nil {
 				return nil, err
 			}
-			return p, p.fill()
+			err = p.fill()
+			return p, err
 		}
 	}
 	for _, p := range b.external {
 		if p.name == name {
-			return p, p.fill()
+			err := p.fill()
+			return p, err
 		}
 	}
 	return nil, fmt.Errorf("no such peer")

@@ -200,11 +200,12 @@ func (r *passage) loop() {
 	for r.err == nil {
 		now := clock()
 		sending := now < r.end && !r.stop.Load()
-		if sending {
+		switch {
+		case sending:
 			r.begin(now)
-		} else if r.busy == 0 && (r.pending() == 0 || r.stop.Load()) {
+		case r.busy == 0 && (r.pending() == 0 || r.stop.Load()):
 			return
-		} else {
+		default:
 			r.fill(now)
 		}
 		if now > r.end+int64(drainLimit) {
@@ -344,7 +345,8 @@ func (r *passage) event(e *unix.EpollEvent) {
 	if c.left -= done; c.left > 0 {
 		return
 	}
-	if c.step++; c.step < r.g.work.stepCount() {
+	c.step++
+	if c.step < r.g.work.stepCount() {
 		r.step(c, i)
 		return
 	}

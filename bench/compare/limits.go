@@ -6,18 +6,17 @@ import "golang.org/x/sys/unix"
 const wantFiles = 65536
 
 // raiseFiles lets this process and its children open more files. Go hides from
-// children what it raises by itself, so it is said aloud. Returned is what they get.
-func raiseFiles() uint64 {
+// children what it raises by itself, so it is said aloud.
+func raiseFiles() {
 	var l unix.Rlimit
 	if unix.Getrlimit(unix.RLIMIT_NOFILE, &l) != nil {
-		return 1024
+		return
 	}
 	if want := (unix.Rlimit{Cur: wantFiles, Max: max(l.Max, wantFiles)}); l.Max < wantFiles && unix.Setrlimit(unix.RLIMIT_NOFILE, &want) == nil {
-		return wantFiles // root may
+		return // root may
 	}
 	l.Cur = min(l.Max, wantFiles)
 	_ = unix.Setrlimit(unix.RLIMIT_NOFILE, &l)
-	return l.Cur
 }
 
 // haproxyClients is how many clients haproxy can have with so many files.

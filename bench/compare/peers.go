@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -221,7 +222,8 @@ func (l *lab) nearside(name, bin string, origin *peer, change map[string]string,
 	if p, err = l.start(p, bin, "-config", path); err != nil {
 		return nil, err
 	}
-	return p, p.awaitLink()
+	err = p.awaitLink()
+	return p, err
 }
 
 // awaitLink waits until hits are allowed: the link is up and has proven itself.
@@ -232,8 +234,11 @@ func (p *peer) awaitLink() error {
 		if err == nil && m["nearside_link_up"] == 1 {
 			return nil
 		}
+		if err == nil {
+			err = errors.New("nearside_link_up is not 1")
+		}
 		if time.Now().After(end) {
-			return fmt.Errorf("%s: the link is not up within %v: %v", p.name, proc.StartLimit, err)
+			return fmt.Errorf("%s: the link is not up within %v: %w", p.name, proc.StartLimit, err)
 		}
 		time.Sleep(10 * time.Millisecond)
 	}

@@ -46,7 +46,8 @@ func (r *replies) feed(b []byte) int {
 
 // element counts one element, and returns 1 if it was the last of its reply.
 func (r *replies) element() int {
-	if r.pending--; r.pending > 0 {
+	r.pending--
+	if r.pending > 0 {
 		return 0
 	}
 	r.pending = 0
@@ -66,7 +67,8 @@ func (r *replies) header(line []byte) int {
 	case '+', ':':
 		return r.element()
 	case '-':
-		if r.Errors++; r.First == "" {
+		r.Errors++
+		if r.First == "" {
 			r.First = string(line[1 : len(line)-2])
 		}
 		return r.element()

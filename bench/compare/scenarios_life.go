@@ -174,7 +174,8 @@ func (b *bench) flushCase(ctx context.Context, p *peer, flushed bool) (sample, e
 	}
 	out.latencies(res)
 	out[fWriteP50] = res.classMicros(classWrite, 50)
-	return out, look(&out, int(res.Requests))
+	err = look(&out, int(res.Requests))
+	return out, err
 }
 
 // runCold starts processes and looks at their first seconds.
@@ -207,7 +208,7 @@ func runCold(ctx context.Context, b *bench) error {
 				}
 			}
 			s := got[i]
-			if r.last(name, len(seconds)) {
+			if r.last(len(seconds)) {
 				got = nil
 			}
 			return s, nil
@@ -217,7 +218,7 @@ func runCold(ctx context.Context, b *bench) error {
 }
 
 // last reports whether all other cases have one sample more than this one.
-func (r *row) last(name string, cases int) bool {
+func (r *row) last(cases int) bool {
 	n := 0
 	for _, s := range r.got {
 		n += len(s)
@@ -233,7 +234,7 @@ func (b *bench) coldStart(ctx context.Context, origin *peer, keys, seconds int) 
 	}
 	defer b.lab.release(p)
 	ready := time.Since(began)
-	g, err := newGenerator(p.addr, 50, 0, gets(hotPrefix, zipf(keys, 1), 1), b.seed())
+	g, err := newGenerator(p.addr, 50, 0, gets(hotPrefix, zipf(keys), 1), b.seed())
 	if err != nil {
 		return nil, err
 	}

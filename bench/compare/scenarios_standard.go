@@ -174,7 +174,8 @@ func runOne(ctx context.Context, b *bench) error {
 					return out, err
 				}
 				defer g.close()
-				return out, g.closedInto(ctx, &out, p, b.slice)
+				err = g.closedInto(ctx, &out, p, b.slice)
+				return out, err
 			}})
 		}
 		if err := b.do(ctx, r); err != nil {
@@ -187,6 +188,8 @@ func runOne(ctx context.Context, b *bench) error {
 // embeddedRow is hits of client libraries' own caches.
 func (b *bench) embeddedRow(ctx context.Context) error {
 	r := &row{name: "embedded", title: fmt.Sprintf("The other kind of answer: hits of a client library's own cache, %d goroutines; the CPU includes the caller", callers)}
+	var started []*peer
+	defer func() { b.lab.release(started...) }()
 	for _, kind := range []string{"rueidis", "go-redis"} {
 		origin, err := b.peer("redis")
 		if err != nil {
@@ -196,7 +199,7 @@ func (b *bench) embeddedRow(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		defer b.lab.release(e.peer)
+		started = append(started, e.peer)
 		r.cases = append(r.cases, testCase{e.name, func(ctx context.Context) (sample, error) {
 			warm := embeddedOrder{For: b.slice / 5, Keys: hotKeys}
 			if _, _, err := e.order(ctx, warm); err != nil {
@@ -228,12 +231,14 @@ func (b *bench) keysRow(ctx context.Context, counts ...int) error {
 	small := *near
 	small.name = keysCase(hotKeys)
 	r.cases = append(r.cases, b.standardCase(r, &small, reads(hotPrefix, 50, 1, hotKeys, defaultSize, rate1)))
+	var started []*peer
+	defer func() { b.lab.release(started...) }()
 	for _, n := range counts {
 		origin, p, err := b.pair(keysCase(n), b.binaries[0], big)
 		if err != nil {
 			return err
 		}
-		defer b.lab.release(p, origin)
+		started = append(started, p, origin)
 		if err := p.seed(hotPrefix, n, defaultSize); err != nil {
 			return err
 		}

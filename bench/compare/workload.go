@@ -2,7 +2,6 @@ package main
 
 import (
 	"fmt"
-	"math"
 	"math/rand/v2"
 	"slices"
 	"sort"
@@ -50,13 +49,13 @@ type chooser func(r *source) int
 
 func uniform(n int) chooser { return func(r *source) int { return r.IntN(n) } }
 
-// zipf picks key i with a probability proportional to 1/(i+1)^s. Unlike the
-// standard library's it takes s = 1, which is what is said of real caches.
-func zipf(n int, s float64) chooser {
+// zipf picks key i with a probability proportional to 1/(i+1), which is what is
+// said of real caches. The standard library's takes only powers above 1 of it.
+func zipf(n int) chooser {
 	cumulative := make([]float64, n)
 	sum := 0.0
 	for i := range cumulative {
-		sum += math.Pow(float64(i+1), -s)
+		sum += 1 / float64(i+1)
 		cumulative[i] = sum
 	}
 	return func(r *source) int {

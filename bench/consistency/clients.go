@@ -33,6 +33,12 @@ type client struct {
 
 func (c *client) Close() { _ = c.Client.Close() }
 
+func closeAll(list []*client) {
+	for _, c := range list {
+		c.Close()
+	}
+}
+
 func (c *check) client(via, proto, db int, name string) *client {
 	return &client{newClient(c.addr(via), proto, db), via, fmt.Sprintf("%s via %s (RESP%d, db %d)", name, viaNames[via], proto, db)}
 }

@@ -146,11 +146,14 @@ func (c *check) freezeNearside(ctx context.Context, r *rand.Rand) error {
 func (c *check) busy(ctx context.Context, _ *rand.Rand) error {
 	cl := c.client(direct, 3, 0, "script")
 	defer cl.Close()
-	ended := make(chan error, 1)
-	go func() { ended <- cl.Eval(ctx, "while true do end", nil).Err() }()
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		_ = cl.Eval(ctx, "while true do end", nil).Err() // it is killed
+	}()
 	pause(ctx, 100*time.Millisecond+2*c.cfg.MaxStaleness)
 	for {
-		err := c.ledgers.ScriptKill(ctx).Err()
+		_ = c.ledgers.ScriptKill(ctx).Err() // NOTBUSY before it has begun: asked again
 		select {
 		case <-ended:
 			return nil
@@ -158,7 +161,6 @@ func (c *check) busy(ctx context.Context, _ *rand.Rand) error {
 		case <-ctx.Done():
 			return ctx.Err()
 		}
-		_ = err // NOTBUSY before it has begun; asked again
 	}
 }
 
@@ -211,7 +213,7 @@ func (c *check) overflow(ctx context.Context, r *rand.Rand) error {
 			break
 		}
 		if c.now() > end || ctx.Err() != nil {
-			return fmt.Errorf("Redis holds on to %d links of %d", held, len(links))
+			return fmt.Errorf("of %d links Redis holds on to %d", len(links), held)
 		}
 	}
 	for _, n := range some {

@@ -42,6 +42,7 @@ var register = porcupine.Model{
 func (c *check) linear(ctx context.Context, more func() bool) {
 	const clients, keys = 12, 12
 	var all []*client
+	defer func() { closeAll(all) }()
 	for n := range clients {
 		via, db := viaA, n/2%2
 		if c.lim.fenced {
@@ -51,7 +52,6 @@ func (c *check) linear(ctx context.Context, more func() bool) {
 			db = 1
 		}
 		cl := c.client(via, 2+n%2, db, fmt.Sprintf("linear %d", n))
-		defer cl.Close()
 		all = append(all, cl)
 	}
 	for round := 0; more() && ctx.Err() == nil && !c.stop(); round++ {

@@ -74,9 +74,9 @@ func (c *check) live(ctx context.Context, n int, l *lived) error {
 	at := c.client(direct, 3, 1, fmt.Sprintf("life giver %d", n))
 	defer at.Close()
 	var ways []*client
+	defer func() { closeAll(ways) }()
 	for via := viaA; via <= viaB; via++ {
 		cl := c.client(via, 2+n%2, 1, fmt.Sprintf("lives %d", n))
-		defer cl.Close()
 		ways = append(ways, cl)
 	}
 	var todo []visit // in the order of time

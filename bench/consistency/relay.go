@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -86,7 +87,7 @@ type pair struct {
 }
 
 func newRelay(target string, cfg *Config) (*relay, error) {
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	ln, err := new(net.ListenConfig).Listen(context.Background(), "tcp", "127.0.0.1:0")
 	if err != nil {
 		return nil, err
 	}
@@ -130,7 +131,7 @@ func (r *relay) serve(down *net.TCPConn) {
 		return
 	}
 	to := r.target.Load()
-	c, err := net.DialTimeout("tcp", *to, time.Second)
+	c, err := (&net.Dialer{Timeout: time.Second}).DialContext(context.Background(), "tcp", *to)
 	if err != nil {
 		_ = down.Close()
 		return

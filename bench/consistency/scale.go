@@ -238,13 +238,13 @@ func (c *check) storm(ctx context.Context) error {
 	truth := c.values(ctx, at, all)
 	for n := range c.near {
 		cl := c.client(n+1, 3, 1, "quiet check")
-		defer cl.Close()
 		for i, v := range c.values(ctx, cl, all) {
 			c.rep.Compared++
 			if v != truth[i] {
 				c.rep.violation(kindConvergence, fmt.Sprintf("%s is %q at Redis and %q by %s", all[i].name, truth[i].payload, v.payload, cl.name))
 			}
 		}
+		cl.Close()
 	}
 	c.rep.figure("storm: %d values compared with Redis after quiet, %d different", c.rep.Compared, c.rep.Violations(kindConvergence))
 	return nil

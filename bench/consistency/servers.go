@@ -153,7 +153,8 @@ func (c *check) move(ctx context.Context, addr string, cut scope) error {
 		cl := newClient(n.addr, 3, 1)
 		for i := 0; n.relay.reached.Load() == 0; i++ {
 			_ = cl.Get(ctx, fmt.Sprintf("product:nobody:%d:%d", c.seq.Add(1), i)).Err()
-			if pause(ctx, time.Millisecond); ctx.Err() != nil {
+			pause(ctx, time.Millisecond)
+			if ctx.Err() != nil {
 				break
 			}
 		}
@@ -181,7 +182,8 @@ func (c *check) demote(ctx context.Context, _ *rand.Rand) error {
 			if err == nil && strings.Contains(info, "master_link_status:up") {
 				return nil
 			}
-			if pause(ctx, 10*time.Millisecond); ctx.Err() != nil || c.now() > end {
+			pause(ctx, 10*time.Millisecond)
+			if ctx.Err() != nil || c.now() > end {
 				return errors.New("the replica does not get its data")
 			}
 		}

@@ -71,9 +71,10 @@ func (s *soak) run(ctx context.Context) (*Report, error) {
 			}
 		})
 	}
-	for _, cfg := range s.stints() {
+	stints := s.stints()
+	for i := range stints {
 		select {
-		case todo <- cfg:
+		case todo <- stints[i]:
 		case <-ctx.Done():
 		}
 	}
