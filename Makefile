@@ -49,10 +49,12 @@ diff: deps ## random commands at Redis and through nearside, compared for SECOND
 .PHONY: lint
 lint: $(GOLANGCI) ## golangci-lint, formatting and import arrows included
 	$(GOLANGCI) run
+	cd bench && ../$(GOLANGCI) run
 
 .PHONY: fmt
 fmt: $(GOLANGCI) ## format everything with gofumpt
 	$(GOLANGCI) fmt
+	cd bench && ../$(GOLANGCI) fmt
 
 # Only one target can be fuzzed at a time.
 .PHONY: fuzz

@@ -2,8 +2,6 @@ module nearside/bench
 
 go 1.26.8
 
-replace nearside => ../
-
 require (
 	github.com/HdrHistogram/hdrhistogram-go v1.4.0
 	github.com/anishathalye/porcupine v1.3.1
