@@ -40,7 +40,10 @@ run: build ## build and start it on an embedded Redis (or with ARGS)
 test: deps ## all tests, with -race, against real redis-server processes
 	$(GO) vet $(PKG)
 	$(GO) test -race -timeout $(TIMEOUT) $(PKG)
-	cd bench && $(GO) vet ./consistency && $(GO) test -count 1 -timeout 5m -skip '$(BROKEN)' ./consistency
+ifeq ($(shell uname -s),Linux) # bench is for nothing else
+	@for program in $(PEERS); do command -v $$program >/dev/null || echo "no $$program: TestSmoke of bench/compare is skipped; make bench-deps installs it"; done
+	cd bench && $(GO) vet ./... && $(GO) test -count 1 -p 1 -timeout 5m -skip '$(BROKEN)' ./...
+endif
 
 .PHONY: diff
 diff: deps ## random commands at Redis and through nearside, compared for SECONDS
@@ -49,12 +52,14 @@ diff: deps ## random commands at Redis and through nearside, compared for SECOND
 .PHONY: lint
 lint: $(GOLANGCI) ## golangci-lint, formatting and import arrows included
 	$(GOLANGCI) run
-	cd bench && ../$(GOLANGCI) run
+	cd bench && GOOS=linux ../$(GOLANGCI) run
+	cd configs/kubernetes && ../../$(GOLANGCI) run
 
 .PHONY: fmt
 fmt: $(GOLANGCI) ## format everything with gofumpt
 	$(GOLANGCI) fmt
 	cd bench && ../$(GOLANGCI) fmt
+	cd configs/kubernetes && ../../$(GOLANGCI) fmt
 
 # Only one target can be fuzzed at a time.
 .PHONY: fuzz
@@ -76,9 +81,12 @@ bench: bench-deps ## nearside against Redis, nutcracker, haproxy: 15 minutes, in
 bench-check: bench-deps ## CPU per request, compared with what bench/results has recorded
 	cd bench && $(GO) run ./compare -check $(ARGS)
 
+# What bench/compare needs besides redis-server. CI has it installed for its tests.
+PEERS := redis-benchmark nutcracker haproxy
+
 .PHONY: bench-deps
 bench-deps: # not listed: the targets above need it
-	@.ci/deps redis-server redis-benchmark nutcracker haproxy
+	@.ci/deps redis-server $(PEERS)
 
 .PHONY: microbench
 microbench: ## the Go benchmarks (BENCH is a pattern)
@@ -100,8 +108,7 @@ soak: deps ## many faults in all modes (SOAK_CYCLES, SEED, SOAK_GROUPS side by s
 scale: deps ## what the promises hold at: latencies, 20,000 writes a second, a million TTLs, two million operations for porcupine
 	cd bench && $(GO) run ./consistency -scale all
 
-# What checks the files below configs. CI has them installed; on a machine that is
-# somebody's own they come with "make packages".
+# What checks the files below configs.
 CHECKERS := promtool systemd-analyze
 
 .PHONY: packages
@@ -150,7 +157,7 @@ dist: ## static binaries for Linux and macOS with their checksums, in bin/dist (
 .PHONY: deps
 deps: ## install redis-server, node, a C compiler (for -race), redis-py, the npm clients
 	@.ci/deps redis-server node npm cc redis-py
-	@[ -z "$${CI:-}" ] || .ci/deps $(CHECKERS) || echo "without them their tests are skipped"
+	@[ -z "$${CI:-}" ] || .ci/deps $(PEERS)
 	@if [ -f $(CLIENTS)/package.json ]; then $(MAKE) -s --no-print-directory $(CLIENTS)/node_modules/.installed; fi
 
 $(CLIENTS)/node_modules/.installed: $(wildcard $(CLIENTS)/package.json $(CLIENTS)/package-lock.json)
