@@ -2,12 +2,8 @@ package policy
 
 import (
 	"bytes"
-	"fmt"
-	"maps"
 	"strconv"
 	"strings"
-	"sync"
-	"sync/atomic"
 )
 
 // Route is the way one command takes.
@@ -76,131 +72,6 @@ type Decision struct {
 	Effect Effect // what it may change
 	Fence  Fence
 	Err    string // with RouteRefused: the error line without '-' and CRLF
-}
-
-// Options are what a Policy can be told beside its rules. The zero value refuses
-// only what cannot work through nearside.
-type Options struct {
-	// Deny lists commands to refuse: "name", with all its subcommands, or "name|sub". Case is ignored.
-	Deny []string
-	// HashFieldTTL says that the origin can let single hash fields expire
-	// (Redis 7.4 on): then reads that such an expiry may change are not cached.
-	HashFieldTTL bool
-}
-
-// Policy decides what happens to commands. It is safe for concurrent use.
-type Policy struct {
-	rules *Rules
-	deny  map[string]bool // lower case
-	*knowledge
-}
-
-// knowledge is what was found out about the origin and its scripts. It outlives
-// the rules (With).
-type knowledge struct {
-	hashTTL atomic.Bool // Options.HashFieldTTL
-	scripts scripts
-
-	learning sync.Mutex            // held by Learn
-	learned  atomic.Pointer[index] // replaced, never changed; nil: nothing learned
-}
-
-// New returns the policy of these rules.
-func New(r *Rules, opts Options) *Policy {
-	p := &Policy{rules: r, deny: denied(opts.Deny), knowledge: &knowledge{}}
-	p.hashTTL.Store(opts.HashFieldTTL)
-	return p
-}
-
-// With returns a policy of other rules that denies other commands. What p has
-// learned, and what both learn from now on, they share.
-func (p *Policy) With(r *Rules, deny []string) *Policy {
-	return &Policy{rules: r, deny: denied(deny), knowledge: p.knowledge}
-}
-
-// denied makes a set of Options.Deny.
-func denied(names []string) map[string]bool {
-	set := make(map[string]bool, len(names))
-	for _, name := range names {
-		set[strings.ToLower(strings.TrimSpace(name))] = true
-	}
-	return set
-}
-
-// SetHashFieldTTL changes Options.HashFieldTTL, when the origin's version becomes known.
-func (p *Policy) SetHashFieldTTL(can bool) { p.hashTTL.Store(can) }
-
-// Rules returns the rules it was made with.
-func (p *Policy) Rules() *Rules { return p.rules }
-
-// Learn adds a command that the origin knows and the table does not, as
-// COMMAND INFO states it; a subcommand as "container|sub". What stands in the
-// table is not changed. A command that may write and whose keys cannot be told
-// from these numbers stays treated as unknown, except that its arity is known.
-func (p *Policy) Learn(name string, arity int, flags []string, first, last, step int) {
-	name = strings.ToLower(name)
-	container, sub, isSub := strings.Cut(name, "|")
-	parent := commands[container]
-	if parent != nil && (!isSub || parent.subs[sub] != nil) {
-		return
-	}
-	c := &Command{Name: name, Arity: arity, First: first, Last: last, Step: step, denial: denial(name)}
-	for _, flag := range flags {
-		c.Flags |= flagOf(flag)
-	}
-	if first > 0 {
-		c.keys = []keySpec{{write: c.Flags.Has(FlagWrite), first: first, last: last, steps: max(step, 1)}}
-	}
-	switch {
-	case c.Flags.Has(FlagReadonly):
-	case c.Flags.Has(FlagMovableKeys):
-		c.opaque = true
-	case c.Flags.Has(FlagWrite):
-		c.opaque = first <= 0
-	default:
-		c.opaque = c.Flags.Has(FlagModule) // Redis's own commands say when they write, modules may forget to
-	}
-	if c.Flags.Has(FlagBlocking) {
-		c.route, c.Pin = RoutePin, PinBlock
-	}
-	if parent != nil && parent.route == RouteLocal {
-		c.route = RouteLocal
-	}
-
-	p.learning.Lock()
-	defer p.learning.Unlock()
-	next := index{}
-	if known := p.learned.Load(); known != nil {
-		next = maps.Clone(*known)
-	}
-	next[name] = c
-	p.learned.Store(&next)
-}
-
-// lookup finds the command: in the table, else among the learned ones.
-func (p *Policy) lookup(args [][]byte) *Command {
-	c := Lookup(args)
-	if c != nil && (c.subs == nil || len(args) < 2) {
-		return c
-	}
-	known := p.learned.Load()
-	if known == nil {
-		return c
-	}
-	if len(args) > 1 {
-		if sub := (*known)[subName(args)]; sub != nil {
-			return sub
-		}
-	}
-	if c == nil {
-		c = (*known)[string(bytes.ToLower(args[0]))]
-	}
-	return c
-}
-
-// subName spells what the first two arguments would be called as a subcommand.
-func subName(args [][]byte) string {
-	return strings.ToLower(string(args[0]) + "|" + string(args[1]))
 }
 
 // Decide fills d with what is to happen to the request args of a session at
@@ -431,18 +302,6 @@ func (p *Policy) denied(d *Decision, args [][]byte) bool {
 	return true
 }
 
-// crossed words the refusal of a command whose keys live in two databases.
-func crossed(keys []Key, args [][]byte) string {
-	a, b := keys[0], keys[0]
-	for _, k := range keys {
-		if k.DB != a.DB {
-			b = k
-		}
-	}
-	return fmt.Sprintf("CROSSDB Keys in request don't live in the same database (nearside keeps '%s' in database %d and '%s' in database %d)",
-		printable(string(args[a.Pos])), a.DB, printable(string(args[b.Pos])), b.DB)
-}
-
 // printable makes a client's bytes fit for an error line.
 func printable(s string) string {
 	const most = 64
@@ -461,35 +320,6 @@ func readsPatterns(args [][]byte) bool {
 		}
 	}
 	return false
-}
-
-// checkPatterns refuses a SORT at database 0 whose BY or GET could name keys of
-// the database it does not run in: it would sort by nothing, silently.
-func (p *Policy) checkPatterns(d *Decision, args [][]byte) {
-	for i := 2; i+1 < len(args); i++ {
-		if is(args[i], "limit") {
-			i += 2
-			continue
-		}
-		if is(args[i], "store") {
-			i++
-			continue
-		}
-		if !is(args[i], "by") && !is(args[i], "get") {
-			continue
-		}
-		i++
-		// Only the first * is replaced; without one no key is read.
-		literal, _, found := bytes.Cut(args[i], []byte("*"))
-		if !found {
-			continue
-		}
-		if dbs := p.rules.prefixDBs(literal, false); len(dbs) > 1 || dbs[0] != d.DB {
-			d.refuse(fmt.Sprintf("CROSSDB Keys in request don't live in the same database (nearside keeps '%s' in database %d, "+
-				"and keys like '%s' may live elsewhere)", printable(string(args[1])), d.DB, printable(string(args[i]))))
-			return
-		}
-	}
 }
 
 // hasDB reports whether a COPY has the option DB.
@@ -511,25 +341,4 @@ func copyDB(args [][]byte) (db int, ok bool) {
 		}
 	}
 	return db, ok
-}
-
-// checkTarget refuses a COPY or MOVE to database 0 of a key that a session
-// there would look for in another one.
-func (p *Policy) checkTarget(d *Decision, args [][]byte) {
-	var db int
-	var ok bool
-	key := args[1]
-	if d.Cmd.quirk == quirkMove {
-		db, ok = count(args[2])
-	} else {
-		db, ok = copyDB(args)
-		key = args[2]
-	}
-	if !ok || db != 0 {
-		return
-	}
-	if home := p.rules.DBOf(key, 0); home != 0 {
-		d.refuse(fmt.Sprintf("CROSSDB Keys in request don't live in the same database (nearside keeps '%s' of database 0 in database %d)",
-			printable(string(key)), home))
-	}
 }

@@ -12,5 +12,9 @@
 //	trie.go      finding the longest prefix
 //	script.go    scripts that are known to keep to their KEYS
 //	lua.go       the tokens of Lua, for script.go
+//	policy.go    Policy: the rules, and what was learned of the origin
 //	decide.go    Decide: the decision for one command
+//	crossdb.go   what is refused because its keys would live in two databases
+//	why.go       why an answer has no part in the near cache
+//	family.go    what a command is about, for metrics
 package policy
