@@ -4,7 +4,7 @@
 // It builds nearside, starts a real redis-server and two nearsides, A and B, as
 // processes, with a relay of its own between each nearside and Redis (relay.go).
 //
-//	writers through A, through B, directly ──┐           every kind of write, growing versions    writes.go
+//	writers through A, through B, directly ──┐           every kind of write, growing versions    ways.go, writes.go
 //	readers through A, through B ────────────┼── Redis   what they get, what they may get         readers.go, model.go
 //	contenders for locks, all three ways ────┘           ledgers of acquisitions, guarded values  locks.go
 //
