@@ -230,7 +230,7 @@ func (c *Config) fill() error {
 	if c.Log == nil {
 		c.Log = slog.Default()
 	}
-	if c.Admin != "" && c.AdminToken == "" && c.AdminTokenFile == "" && !loopback(c.Admin) {
+	if c.Admin != "" && c.AdminToken == "" && c.AdminTokenFile == "" && !Loopback(c.Admin) {
 		return fmt.Errorf("the admin address %s can be reached from other machines: that needs an admin token", c.Admin)
 	}
 	if c.Version == "" {
@@ -246,15 +246,15 @@ func (c *Config) fill() error {
 		open = slices.Concat(c.Listen, c.TLS.Listen)
 	}
 	for _, addr := range open {
-		if c.ProtectedMode && c.DefaultUser != "none" && !loopback(addr) {
+		if c.ProtectedMode && c.DefaultUser != "none" && !Loopback(addr) {
 			return fmt.Errorf("listen address %s can be reached from other machines, and clients need no password there: set default_user: none, listen on loopback, or set protected_mode: false", addr)
 		}
 	}
 	return nil
 }
 
-// loopback tells whether only this machine reaches a listen address.
-func loopback(addr string) bool {
+// Loopback tells whether only this machine reaches an address to listen on.
+func Loopback(addr string) bool {
 	if strings.HasPrefix(addr, "unix:") {
 		return true
 	}

@@ -73,7 +73,7 @@ func (s *settings) checkToken() error {
 			return s.fail(err.Error(), tokenVariable)
 		}
 	}
-	if c.AdminTokenFile == "" && c.AdminToken == "" && !loopback(c.Admin) {
+	if c.AdminTokenFile == "" && c.AdminToken == "" && !proxy.Loopback(c.Admin) {
 		return s.fail(fmt.Sprintf("the admin address %s can be reached from other machines: that needs admin_token_file, or the environment's %s", c.Admin, tokenVariable), "admin")
 	}
 	return nil
@@ -88,7 +88,7 @@ func (s *settings) checkListeners(list []string, key string, taken []string, ide
 			return s.fail(fmt.Sprintf("%s is given twice", a), path, key)
 		}
 		// As Redis's protected mode: a password would do.
-		if s.cfg.ProtectedMode && s.cfg.DefaultUser != "none" && !identified && !loopback(a) {
+		if s.cfg.ProtectedMode && s.cfg.DefaultUser != "none" && !identified && !proxy.Loopback(a) {
 			return s.fail(fmt.Sprintf("%s can be reached from other machines, and everybody there may do what nearside may: that needs default_user: none, so that clients must authenticate, or protected_mode: false", a), path, key)
 		}
 	}

@@ -163,19 +163,6 @@ func checkHostPort(s, want string) error {
 	return nil
 }
 
-// loopback says whether only this machine can reach the address.
-func loopback(addr string) bool {
-	if strings.HasPrefix(addr, "unix:") {
-		return true
-	}
-	host, _, err := net.SplitHostPort(addr)
-	if err != nil {
-		return false
-	}
-	ip := net.ParseIP(host)
-	return host == "localhost" || ip != nil && ip.IsLoopback()
-}
-
 // redisURL parses the origin's address. Its errors never show the URL: it may
 // hold a password.
 func redisURL(dst *string) func(string) error {
