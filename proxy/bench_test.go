@@ -17,16 +17,7 @@ func BenchmarkHit(b *testing.B) {
 	c.Do("SET", "product:1", "value of sixteen")
 	n.warm(c, "GET", "product:1")
 	s := n.detached()
-	request := []byte(redistest.Command("GET", "product:1"))
-	b.ReportAllocs()
-	for b.Loop() {
-		s.now = clockNow()
-		kind, size, _ := s.frames.next(request, true)
-		if !s.request(kind, request[:size]) || len(s.wbuf) == 0 {
-			b.Fatal("no reply")
-		}
-		s.wbuf = s.wbuf[:0]
-	}
+	s.requests(b, "GET", "product:1")
 	b.StopTimer()
 	if s.async {
 		b.Fatal("these were no hits")
@@ -44,6 +35,12 @@ func BenchmarkMGetHit(b *testing.B) {
 	}
 	n.warm(c, args...)
 	s := n.detached()
+	s.requests(b, args...)
+}
+
+// requests has the session answer one request as often as the benchmark wants.
+func (s *session) requests(b *testing.B, args ...string) {
+	b.Helper()
 	request := []byte(redistest.Command(args...))
 	b.ReportAllocs()
 	for b.Loop() {

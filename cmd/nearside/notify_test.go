@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"syscall"
@@ -89,41 +90,57 @@ func TestReportEndsByItself(t *testing.T) {
 	}
 }
 
+// manager is a service manager: what listens at a nearside's NOTIFY_SOCKET.
+type manager struct {
+	t    *testing.T
+	name string
+	c    *net.UnixConn
+}
+
+func newManager(t *testing.T) *manager {
+	t.Helper()
+	name := filepath.Join(t.TempDir(), "notify")
+	c, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: name, Net: "unixgram"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	return &manager{t, name, c}
+}
+
+// read waits for a message.
+func (m *manager) read() string {
+	m.t.Helper()
+	_ = m.c.SetReadDeadline(time.Now().Add(20 * time.Second))
+	b := make([]byte, 100)
+	n, err := m.c.Read(b)
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	return string(b[:n])
+}
+
+// next wants the next message to match a regular expression.
+func (m *manager) next(want string) {
+	m.t.Helper()
+	if got := m.read(); !regexp.MustCompile("^" + want + "$").MatchString(got) {
+		m.t.Fatalf("%q, want %q", got, want)
+	}
+}
+
 // The whole life as systemd sees it.
 func TestNotify(t *testing.T) {
 	for _, admin := range []string{"127.0.0.1:0", ""} {
 		t.Run("admin "+admin, func(t *testing.T) {
-			name := filepath.Join(t.TempDir(), "notify")
-			c, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: name, Net: "unixgram"})
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer c.Close()
-			next := func(want string) {
-				t.Helper()
-				_ = c.SetReadDeadline(time.Now().Add(20 * time.Second))
-				b := make([]byte, 100)
-				n, err := c.Read(b)
-				if err != nil || string(b[:n]) != want {
-					t.Fatalf("%q, %v, want %q", b[:n], err, want)
-				}
-			}
-			r := launchWith(t, []string{"NOTIFY_SOCKET=" + name, "WATCHDOG_USEC=1000000"}, "-redis", "redis://127.0.0.1:1", "-listen", "127.0.0.1:0", "-admin", admin)
-			next("READY=1")
-			next("WATCHDOG=1") // Redis is down, and that is no reason
-			next("WATCHDOG=1")
+			m := newManager(t)
+			r := launchWith(t, []string{"NOTIFY_SOCKET=" + m.name, "WATCHDOG_USEC=1000000"}, "-redis", "redis://127.0.0.1:1", "-listen", "127.0.0.1:0", "-admin", admin)
+			m.next("READY=1")
+			m.next("WATCHDOG=1") // Redis is down, and that is no reason
+			m.next("WATCHDOG=1")
 			if err := r.cmd.Process.Signal(syscall.SIGTERM); err != nil {
 				t.Fatal(err)
 			}
-			for {
-				b := make([]byte, 100)
-				n, err := c.Read(b)
-				if err != nil {
-					t.Fatal(err)
-				}
-				if string(b[:n]) == "STOPPING=1" {
-					break
-				}
+			for m.read() != "STOPPING=1" { // what was under way comes first
 			}
 			if err := r.cmd.Wait(); err != nil {
 				t.Error(err)

@@ -12,7 +12,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"nearside/proxy"
 )
@@ -70,23 +69,9 @@ func TestReloadOfProcess(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	name := filepath.Join(dir, "notify")
-	c, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: name, Net: "unixgram"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer c.Close()
-	next := func(want string) {
-		t.Helper()
-		_ = c.SetReadDeadline(time.Now().Add(20 * time.Second))
-		b := make([]byte, 100)
-		n, err := c.Read(b)
-		if err != nil || !regexp.MustCompile("^"+want+"$").Match(b[:n]) {
-			t.Fatalf("%q, %v, want %q", b[:n], err, want)
-		}
-	}
-	r := launchWith(t, []string{"NOTIFY_SOCKET=" + name}, "-config", file, "-listen", "127.0.0.1:0")
-	next("READY=1")
+	manager := newManager(t)
+	r := launchWith(t, []string{"NOTIFY_SOCKET=" + manager.name}, "-config", file, "-listen", "127.0.0.1:0")
+	manager.next("READY=1")
 	ask := func(method, path, shown string) (int, string) {
 		t.Helper()
 		req, err := http.NewRequestWithContext(t.Context(), method, "http://"+admin+path, http.NoBody)
@@ -125,8 +110,8 @@ func TestReloadOfProcess(t *testing.T) {
 			t.Errorf("%q: %d %q, want %d %q", step.more, code, body, step.code, step.body)
 		}
 		if code != 401 {
-			next(`RELOADING=1\nMONOTONIC_USEC=[1-9]\d+`)
-			next("READY=1")
+			manager.next(`RELOADING=1\nMONOTONIC_USEC=[1-9]\d+`)
+			manager.next("READY=1")
 		}
 	}
 	if code, _ := ask(http.MethodGet, "/-/reload", token); code != http.StatusMethodNotAllowed {
@@ -141,8 +126,8 @@ func TestReloadOfProcess(t *testing.T) {
 	if err := r.cmd.Process.Signal(syscall.SIGHUP); err != nil {
 		t.Fatal(err)
 	}
-	next(`RELOADING=1\nMONOTONIC_USEC=[1-9]\d+`)
-	next("READY=1")
+	manager.next(`RELOADING=1\nMONOTONIC_USEC=[1-9]\d+`)
+	manager.next("READY=1")
 
 	// -health shows the token, and so hears more.
 	health := launch(t, "-health", "-config", file)
@@ -151,7 +136,7 @@ func TestReloadOfProcess(t *testing.T) {
 	if err := r.cmd.Process.Signal(syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
-	next("STOPPING=1")
+	manager.next("STOPPING=1")
 	if err := r.cmd.Wait(); err != nil {
 		t.Error(err)
 	}
