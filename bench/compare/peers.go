@@ -84,18 +84,21 @@ func (l *lab) release(peers ...*peer) {
 	l.peers = slices.DeleteFunc(l.peers, func(p *peer) bool { return slices.Contains(peers, p) })
 }
 
+// self starts this program again, as what the flag says, at a free address.
+func (l *lab) self(p *peer, as string, args ...string) (*peer, error) {
+	program, err := os.Executable()
+	if err != nil {
+		return nil, err
+	}
+	if p.addr, err = proc.FreeAddr(); err != nil {
+		return nil, err
+	}
+	return l.start(p, program, append([]string{as, p.addr}, args...)...)
+}
+
 // far starts a relay in front of origin that delays by d each way.
 func (l *lab) far(origin *peer, d time.Duration) (*peer, error) {
-	addr, err := proc.FreeAddr()
-	if err != nil {
-		return nil, err
-	}
-	self, err := os.Executable()
-	if err != nil {
-		return nil, err
-	}
-	p := &peer{name: origin.name + fmt.Sprintf(", %v away", d), addr: addr, kind: kindProxy, origin: origin}
-	return l.start(p, self, "-relay", addr, "-target", origin.addr, "-delay", d.String())
+	return l.self(&peer{name: origin.name + fmt.Sprintf(", %v away", d), kind: kindProxy, origin: origin}, "-relay", "-target", origin.addr, "-delay", d.String())
 }
 
 // maxClients leaves room for 10,000 connections, for as many of a case before
@@ -173,17 +176,9 @@ listen bench
 	return l.start(p, "haproxy", "-db", "-f", path)
 }
 
-// redcon starts the floor: this program again.
+// redcon starts the floor.
 func (l *lab) redcon() (*peer, error) {
-	addr, err := proc.FreeAddr()
-	if err != nil {
-		return nil, err
-	}
-	self, err := os.Executable()
-	if err != nil {
-		return nil, err
-	}
-	return l.start(&peer{name: "redcon", addr: addr, kind: kindFloor}, self, "-floor", addr)
+	return l.self(&peer{name: "redcon", kind: kindFloor}, "-floor")
 }
 
 // nearside starts one with the sample configuration, only its addresses changed
