@@ -60,7 +60,7 @@ func (d *decoder) decode(data []byte, keys fields) (err error) {
 	if err != nil {
 		var ye yaml.Error
 		if errors.As(err, &ye) {
-			return d.errorAt(ye.GetToken(), "%s", oneLine(ye.GetMessage()))
+			return d.errorAt(ye.GetToken(), "%s", syntax(ye.GetMessage()))
 		}
 		return d.errorAt(nil, "%s", oneLine(err.Error()))
 	}
@@ -94,7 +94,7 @@ func (d *decoder) placeOf(t *token.Token) place {
 // mapping decodes a mapping with the given keys, each at most once.
 func mapping(keys fields) setter {
 	return func(d *decoder, n ast.Node, path string) error {
-		pairs, err := d.pairs(n, path)
+		pairs, err := d.pairs(n, path, keys)
 		if err != nil {
 			return err
 		}
@@ -103,11 +103,11 @@ func mapping(keys fields) setter {
 			at := start(p.Key)
 			k, ok := p.Key.(*ast.StringNode)
 			if !ok {
-				return d.errorAt(at, "unknown key %q%s", at.Value, in(path))
+				return d.errorAt(at, "unknown key %q%s%s", at.Value, in(path), keys.instead(at.Value))
 			}
 			set, ok := keys[k.Value]
 			if !ok {
-				return d.errorAt(at, "unknown key %q%s", k.Value, in(path))
+				return d.errorAt(at, "unknown key %q%s%s", k.Value, in(path), keys.instead(k.Value))
 			}
 			if f := first[k.Value]; f != nil {
 				return d.errorAt(at, "%q is given twice, first in line %d", k.Value, f.Position.Line)
@@ -125,8 +125,8 @@ func mapping(keys fields) setter {
 	}
 }
 
-// pairs are the keys and values of a mapping.
-func (d *decoder) pairs(n ast.Node, path string) ([]*ast.MappingValueNode, error) {
+// pairs are the keys and values of a mapping that may have the given keys.
+func (d *decoder) pairs(n ast.Node, path string, keys fields) ([]*ast.MappingValueNode, error) {
 	switch v := n.(type) {
 	case *ast.MappingNode:
 		return v.Values, nil
@@ -136,7 +136,7 @@ func (d *decoder) pairs(n ast.Node, path string) ([]*ast.MappingValueNode, error
 	if path == "" {
 		return nil, d.errorAt(start(n), `expected keys and values, such as "redis: redis://127.0.0.1:6379"`)
 	}
-	return nil, d.errorAt(start(n), "%s must have keys and values", path)
+	return nil, d.errorAt(start(n), "%s must have keys and values: %s", path, keys)
 }
 
 // list decodes a sequence; add is called for each element.
@@ -144,7 +144,10 @@ func list(add setter) setter {
 	return func(d *decoder, n ast.Node, path string) error {
 		seq, ok := n.(*ast.SequenceNode)
 		if !ok {
-			return d.errorAt(start(n), "%s must be a list", path)
+			if _, one := n.(ast.ScalarNode); one {
+				return d.errorAt(start(n), "%s must be a list: write [%s]", path, start(n).Value)
+			}
+			return d.errorAt(start(n), `%s must be a list: begin each element with "- "`, path)
 		}
 		for i, v := range seq.Values {
 			if err := d.set(v, path+"["+strconv.Itoa(i)+"]", add); err != nil {
@@ -187,6 +190,10 @@ func scalar(parse func(string) error) setter {
 			return parse(v.Value.Value)
 		case *ast.IntegerNode, *ast.FloatNode, *ast.BoolNode:
 			return parse(n.GetToken().Value)
+		case *ast.MappingNode:
+			if whole, ok := joined(v); ok {
+				return parse(whole)
+			}
 		case *ast.AnchorNode, *ast.AliasNode, *ast.TagNode:
 			return errors.New("anchors, aliases and tags are not supported")
 		}
@@ -200,6 +207,9 @@ func text(parse func(string) error) setter {
 	return func(d *decoder, n ast.Node, path string) error {
 		switch n.(type) {
 		case *ast.IntegerNode, *ast.FloatNode, *ast.BoolNode, *ast.NullNode, *ast.InfinityNode, *ast.NanNode:
+			if err := parse(n.GetToken().Value); err != nil { // quotes would not help
+				return err
+			}
 			return fmt.Errorf("must be text: write %q in quotes", n.GetToken().Value)
 		}
 		return scalar(parse)(d, n, path)

@@ -5,10 +5,12 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
 
+	"nearside/configs"
 	"nearside/policy"
 )
 
@@ -35,29 +37,30 @@ func TestErrors(t *testing.T) {
 		{"a word", "hello\n", `f.yaml:1:1: expected keys and values, such as "redis: redis://127.0.0.1:6379"`},
 		{"a list", "- a\n", `f.yaml:1:1: expected keys and values, such as "redis: redis://127.0.0.1:6379"`},
 		{"not YAML", "listen: [127.0.0.1:1\n", `f.yaml:1:9: sequence end token ']' not found`},
-		{"a tab", "cache:\n\tdb: 1\n", `f.yaml:2:1: found character ' ' that cannot start any token`},
+		{"a tab", "cache:\n\tdb: 1\n", `f.yaml:2:1: a tab: indent with spaces`},
+		{"prefix without quotes", "cache:\n  rules:\n    - prefix: a:\n", `f.yaml:3:15: mapping value is not allowed in this context: quote what has a colon in it, as in prefix: "product:", and indent as the lines around it`},
 		{"two documents", "admin: \"\"\n---\nadmin: \"\"\n", `f.yaml:3:1: a second document begins here; one file holds one configuration`},
 
 		// Keys.
-		{"unknown key", "lisen: 127.0.0.1:1\n", `f.yaml:1:1: unknown key "lisen"`},
-		{"unknown key below", "cache:\n  memroy: 1GiB\n", `f.yaml:2:3: unknown key "memroy" in cache`},
-		{"unknown key of a rule", "cache:\n  rules:\n    - prefix: a\n      tll: 1s\n", `f.yaml:4:7: unknown key "tll" in cache.rules[0]`},
-		{"cache key of a lock rule", "locks:\n  rules:\n    - prefix: a\n      ttl: 1s\n", `f.yaml:4:7: unknown key "ttl" in locks.rules[0]`},
-		{"a number as key", "1: 2\n", `f.yaml:1:1: unknown key "1"`},
-		{"merge key", "<<: {admin: \"\"}\n", `f.yaml:1:1: unknown key "<<"`},
+		{"unknown key", "lisen: 127.0.0.1:1\n", `f.yaml:1:1: unknown key "lisen": is listen meant?`},
+		{"unknown key below", "cache:\n  memroy: 1GiB\n", `f.yaml:2:3: unknown key "memroy" in cache: is memory meant?`},
+		{"unknown key of a rule", "cache:\n  rules:\n    - prefix: a\n      tll: 1s\n", `f.yaml:4:7: unknown key "tll" in cache.rules[0]: is ttl meant?`},
+		{"cache key of a lock rule", "locks:\n  rules:\n    - prefix: a\n      ttl: 1s\n", `f.yaml:4:7: unknown key "ttl" in locks.rules[0]: one of prefix`},
+		{"a number as key", "log:\n  1: 2\n", `f.yaml:2:3: unknown key "1" in log: one of format, level`},
+		{"merge key", "log:\n  <<: {level: info}\n", `f.yaml:2:3: unknown key "<<" in log: one of format, level`},
 		{"doubled key", "admin: \"\"\nredis: redis://h\nadmin: \"\"\n", `f.yaml:3:1: "admin" is given twice, first in line 1`},
 		{"doubled key below", "cache:\n  db: 1\n  db: 1\n", `f.yaml:3:3: "db" is given twice, first in line 2`},
 		{"no value", "cache:\nadmin: \"\"\n", `f.yaml:1:1: "cache" has no value`},
 		{"no rules", "cache:\n  rules:\n", `f.yaml:2:3: "rules" has no value`},
 
 		// Types.
-		{"scalar for mapping", "cache: yes\n", `f.yaml:1:8: cache must have keys and values`},
-		{"list for mapping", "cache: [1]\n", `f.yaml:1:8: cache must have keys and values`},
-		{"mapping for list", "cache:\n  rules:\n    prefix: a\n", `f.yaml:3:5: cache.rules must be a list`},
+		{"scalar for mapping", "cache: yes\n", `f.yaml:1:8: cache must have keys and values: audit, db, fence, keyspace_events, link, max_entries, max_staleness, memory, ping, refills, rules, touch, ttl`},
+		{"list for mapping", "cache: [1]\n", `f.yaml:1:8: cache must have keys and values: audit, db, fence, keyspace_events, link, max_entries, max_staleness, memory, ping, refills, rules, touch, ttl`},
+		{"mapping for list", "cache:\n  rules:\n    prefix: a\n", `f.yaml:3:5: cache.rules must be a list: begin each element with "- "`},
 		{"mapping for scalar", "cache:\n  db:\n    x: 1\n", `f.yaml:3:5: cache.db: must be a single value`},
 		{"list for scalar", "redis: [a]\n", `f.yaml:1:8: redis: must be a single value`},
-		{"null in a list", "listen: [~]\n", `f.yaml:1:10: listen[0]: must be text: write "~" in quotes`},
-		{"scalar for rule", "cache:\n  rules: [product]\n", `f.yaml:2:11: cache.rules[0] must have keys and values`},
+		{"null in a list", "listen: [~]\n", `f.yaml:1:10: listen[0]: "~" is not an address: expected host:port or unix:/path`},
+		{"scalar for rule", "cache:\n  rules: [product]\n", `f.yaml:2:11: cache.rules[0] must have keys and values: commands, consistency, max_reply, negative, prefix, stale_if_error, ttl`},
 		{"number for prefix", "cache:\n  rules:\n    - prefix: 123\n", `f.yaml:3:15: cache.rules[0].prefix: must be text: write "123" in quotes`},
 		{"anchor", "admin: &a \"\"\n", `f.yaml:1:8: admin: anchors, aliases and tags are not supported`},
 
@@ -89,7 +92,7 @@ func TestErrors(t *testing.T) {
 		{"deny a subcommand of what has none", "deny: [\"get|x\"]\n", `f.yaml:1:8: deny[0]: unknown command GET|X`},
 		{"deny half a subcommand", "deny: [\"config|\"]\n", `f.yaml:1:8: deny[0]: unknown command CONFIG|`},
 		{"deny twice", "deny: [keys, KEYS]\n", `f.yaml:1:14: deny[1]: KEYS is given twice`},
-		{"deny no list", "deny: keys\n", `f.yaml:1:7: deny must be a list`},
+		{"deny no list", "deny: keys\n", `f.yaml:1:7: deny must be a list: write [keys]`},
 		{"unknown user", "default_user: root\n", `f.yaml:1:15: default_user: unknown word "root": one of origin, none`},
 		{"neither true nor false", "protected_mode: no\n", `f.yaml:1:17: protected_mode: "no" is neither true nor false`},
 		{"unknown level", "log:\n  level: loud\n", `f.yaml:2:10: log.level: unknown word "loud": one of debug, info, warn, error`},
@@ -102,7 +105,7 @@ func TestErrors(t *testing.T) {
 		{"long path", "listen: unix:/" + strings.Repeat("x", 107) + "\n", `f.yaml:1:9: listen[0]: the path of the socket is too long: 108 bytes, at most 107`},
 		{"the same address", "listen: [127.0.0.1:1, 127.0.0.1:1]\n", `f.yaml:1:23: 127.0.0.1:1 is given twice`},
 		{"admin on the same address", "listen: 127.0.0.1:1\nadmin: 127.0.0.1:1\n", `f.yaml:2:8: admin and listen name the same address, 127.0.0.1:1`},
-		{"bad admin", "admin: 9380\n", `f.yaml:1:8: admin: must be text: write "9380" in quotes`},
+		{"bad admin", "admin: 9380\n", `f.yaml:1:8: admin: "9380" is not an address: expected host:port`},
 		{"admin by unix socket", "admin: unix:/x\n", `f.yaml:1:8: admin: "unix:/x" is not an address: the port is a number from 0 to 65535`},
 		{"beyond loopback", "listen: [127.0.0.1:1, 0.0.0.0:2]\n", `f.yaml:1:23: 0.0.0.0:2 can be reached from other machines, and everybody there may do what nearside may: that needs default_user: none, so that clients must authenticate, or protected_mode: false`},
 		{"admin beyond loopback", "admin: \":9380\"\n", `f.yaml:1:8: the admin address :9380 can be reached from other machines: that needs admin_token_file, or the environment's NEARSIDE_ADMIN_TOKEN`},
@@ -115,6 +118,10 @@ func TestErrors(t *testing.T) {
 		{"no socket", "redis: unix://\n", `f.yaml:1:8: redis: the URL names no socket: expected unix:///path`},
 		{"a database", "redis: redis://h:1/2\n", `f.yaml:1:8: redis: the URL names a database: locks.db and cache.db choose the databases`},
 		{"a parameter", "redis: redis://h:1?max_retries=3\n", `f.yaml:1:8: redis: the URL has the parameter "max_retries": only skip_verify is allowed`},
+		{"bad port of the origin", "redis: redis://h:66379\n", `f.yaml:1:8: redis: the URL's port is a number from 1 to 65535`},
+		{"bad parameter", "redis: rediss://h?skip_verify=maybe\n", `f.yaml:1:8: redis: the URL's skip_verify is true or false`},
+		{"slash in a password", "redis: redis://u:sec/ret@h:1\n", `f.yaml:1:8: redis: this is not a URL: expected redis://[user:password@]host:port; special characters in a password are written as %XX`},
+		{"at sign and slash in a password", "redis: redis://u:s@c/ret@h:1\n", `f.yaml:1:8: redis: this is not a URL: expected redis://[user:password@]host:port; special characters in a password are written as %XX`},
 		{"bad port with password", "redis: redis://u:secret@h:port\n", `f.yaml:1:8: redis: this is not a URL: expected redis://[user:password@]host:port; special characters in a password are written as %XX`},
 
 		// Rules.
@@ -125,6 +132,8 @@ func TestErrors(t *testing.T) {
 		{"reply larger than the cache takes", "cache:\n  rules:\n    - prefix: a\n      max_reply: 9MiB\n  memory: 64MiB\n", `f.yaml:4:18: max_reply (9MiB) is more than an eighth of cache.memory (64MiB)`},
 		{"no reply", "cache:\n  rules:\n    - prefix: a\n      max_reply: 0\n", `f.yaml:4:18: cache.rules[0].max_reply: 0 is too small: at least 1 bytes`},
 		{"unknown command", "cache:\n  rules:\n    - prefix: a\n      commands: [GET, GTE]\n", `f.yaml:4:23: cache.rules[0].commands[1]: unknown command GTE`},
+		{"commands no list", "cache:\n  rules:\n    - prefix: a\n      commands: get\n", `f.yaml:4:17: cache.rules[0].commands must be a list: write [get]`},
+		{"address that is a mapping", "tls: {listen: [{a: 1}]}\n", `f.yaml:1:16: tls.listen[0]: must be a single value`},
 		{"a write", "cache:\n  rules:\n    - prefix: a\n      commands: [SET]\n", `f.yaml:4:18: cache.rules[0].commands[0]: answers to SET cannot be kept`},
 		{"command twice", "cache:\n  rules:\n    - prefix: a\n      commands: [get, GET]\n", `f.yaml:4:23: cache.rules[0].commands[1]: GET is given twice`},
 		{"no command", "cache:\n  rules:\n    - prefix: a\n      commands: []\n", `f.yaml:4:17: cache.rules[0].commands: the list is empty: leave it out to keep every read`},
@@ -223,6 +232,37 @@ func TestSample(t *testing.T) {
 	}
 	if w := s.warnings(); len(w) > 0 {
 		t.Errorf("the sample is warned about: %q", w)
+	}
+}
+
+// What the sample shows in comments can be taken as it stands, but for its files.
+func TestSampleComments(t *testing.T) {
+	shown := 0
+	for line := range strings.Lines(string(configs.Sample)) {
+		text, ok := strings.CutPrefix(line, "# ")
+		if !ok || !regexp.MustCompile(`^[a-z_]+: `).MatchString(text) {
+			continue
+		}
+		shown++
+		if _, err := parse("f.yaml", []byte(text)); err != nil && !strings.Contains(err.Error(), ": cannot read ") {
+			t.Errorf("%s: %v", text, err)
+		}
+	}
+	if shown != 3 {
+		t.Errorf("%d keys in comments, want redis_tls, tls and default_user", shown)
+	}
+}
+
+// The parser takes an address in a list inside braces for a key and a value.
+func TestAddressesInsideBraces(t *testing.T) {
+	s := defaults()
+	d := &decoder{file: "f.yaml", at: s.at}
+	err := d.decode([]byte("tls: {listen: [127.0.0.1:1, \"[::1]:2\", unix:/x, localhost:3]}\n"), s.keys())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := strings.Join(s.cfg.TLS.Listen, " "); got != "127.0.0.1:1 [::1]:2 unix:/x localhost:3" {
+		t.Error(got)
 	}
 }
 

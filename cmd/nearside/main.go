@@ -5,6 +5,7 @@
 //	load.go      the file, and what overrides it
 //	settings.go  the table of all keys, and their defaults
 //	decode.go    YAML along that table; every error has a position
+//	hints.go     what to do about a mistake
 //	values.go    one parser for each kind of value
 //	check.go     what is wrong between values
 //	embedded.go  the Redis for trying it out

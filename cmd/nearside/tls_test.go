@@ -55,7 +55,7 @@ func TestTLS(t *testing.T) {
 		clients = "tls: {listen: 127.0.0.1:1, cert: a.crt, key: a.key"
 	)
 	for _, tt := range []struct{ name, text, err string }{
-		{"unknown key", origin + "{cafile: a.crt}\n", `f.yaml:2:13: unknown key "cafile" in redis_tls`},
+		{"unknown key", origin + "{cafile: a.crt}\n", `f.yaml:2:13: unknown key "cafile" in redis_tls: one of ca, cert, insecure_skip_verify, key, server_name`},
 		{"no such CA", origin + "{ca: none}\n", `f.yaml:2:17: redis_tls.ca: cannot read none: no such file or directory`},
 		{"a directory", origin + "{ca: .}\n", `f.yaml:2:17: redis_tls.ca: cannot read .: is a directory`},
 		{"no name", origin + "{ca: \"\"}\n", `f.yaml:2:17: redis_tls.ca: needs the name of a file`},

@@ -163,18 +163,26 @@ func checkHostPort(s, want string) error {
 	return nil
 }
 
+var errBadURL = errors.New("this is not a URL: expected redis://[user:password@]host:port; special characters in a password are written as %XX")
+
 // redisURL parses the origin's address. Its errors never show the URL: it may
 // hold a password.
 func redisURL(dst *string) func(string) error {
 	return func(s string) error {
 		u, err := url.Parse(s)
 		if err != nil {
-			return errors.New("this is not a URL: expected redis://[user:password@]host:port; special characters in a password are written as %XX")
+			return errBadURL
 		}
 		switch u.Scheme {
 		case "redis", "rediss":
 			if u.Hostname() == "" {
 				return fmt.Errorf("the URL names no host: expected %s://host:port", u.Scheme)
+			}
+			if strings.Contains(u.Path, "@") {
+				return errBadURL
+			}
+			if port, err := strconv.ParseUint(u.Port(), 10, 16); u.Port() != "" && (err != nil || port == 0) {
+				return errors.New("the URL's port is a number from 1 to 65535")
 			}
 			if u.Path != "" && u.Path != "/" && u.Path != "/0" {
 				return errors.New("the URL names a database: locks.db and cache.db choose the databases")
@@ -188,9 +196,12 @@ func redisURL(dst *string) func(string) error {
 		default:
 			return errors.New("the origin is given as redis://host:port, rediss://host:port or unix:///path")
 		}
-		for k := range u.Query() {
+		for k, v := range u.Query() {
 			if k != "skip_verify" {
 				return fmt.Errorf("the URL has the parameter %q: only skip_verify is allowed", k)
+			}
+			if _, err := strconv.ParseBool(v[0]); err != nil {
+				return errors.New("the URL's skip_verify is true or false")
 			}
 		}
 		if _, err := redis.ParseURL(s); err != nil {
