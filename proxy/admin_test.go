@@ -79,9 +79,21 @@ func TestEndpoints(t *testing.T) {
 			t.Errorf("%s answers %d while Redis is down", path, status)
 		}
 	}
-	n.eventually("the body reports it", func() bool { _, body := n.get("/readyz"); return strings.Contains(body, `"up":false`) })
+	n.eventually("the body reports it, and why, of Redis and of the link", func() bool {
+		_, body := n.get("/readyz")
+		return strings.Contains(body, `"up":false`) && strings.Count(body, "connection refused") == 2
+	})
+	if _, body := n.get("/cache/health"); !strings.Contains(body, "the link is down: origin unreachable") {
+		t.Errorf("/cache/health does not say why the link is down: %s", body)
+	}
+	if got := n.dial().Do("NEARSIDE", "STATS"); !strings.Contains(got, "link_error:origin unreachable") {
+		t.Errorf("STATS does not say why the link is down: %s", got)
+	}
 	redis.Restart()
 	n.eventually("healthy again", func() bool { status, _ := n.get("/cache/health"); return status == 200 })
+	if _, body := n.get("/readyz"); strings.Contains(body, "refused") {
+		t.Errorf("/readyz speaks of what is over: %s", body)
+	}
 }
 
 func TestNearsideCommand(t *testing.T) {

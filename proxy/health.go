@@ -34,7 +34,11 @@ func (p *Proxy) Health(ctx context.Context) admin.Health {
 		h.Notes = append(h.Notes, note)
 	}
 	if v := p.link.Verdict(clockNow()); v != link.OK && v != link.Fenced {
-		h.Notes = append(h.Notes, "reads are passed through to Redis: the link is "+v.String())
+		note := "reads are passed through to Redis: the link is " + v.String()
+		if st.Link.Error != "" {
+			note += ": " + st.Link.Error
+		}
+		h.Notes = append(h.Notes, note)
 	}
 	return h
 }
@@ -124,13 +128,19 @@ func (p *Proxy) Status() admin.Status {
 	now := clockNow()
 	st := admin.Status{Ready: p.ctx.Err() == nil, Draining: p.draining.Load()}
 	st.Origin.Address = p.origin.Addr()
-	st.Origin.Up = p.origin.Stats().Shared+p.origin.Stats().Locks+p.origin.Stats().Dialled > 0
-	if !st.Origin.Up && p.linked {
+	os := p.origin.Stats()
+	st.Origin.Up = os.Shared+os.Locks+os.Dialled > 0
+	switch {
+	case st.Origin.Up:
+	case os.DialError != nil:
+		st.Origin.Error = os.DialError.Error()
+	case p.linked:
 		st.Origin.Error = "no connection"
 	}
 	v := p.link.Verdict(now)
 	st.Link.Source, st.Link.State = p.link.Source(), p.link.State().String()
 	st.Link.Up = v == link.OK || v == link.Fenced
+	st.Link.Error = p.link.Stats().Down
 	if d, ok := p.link.Bound(now); ok {
 		st.Link.Staleness = d
 		st.Link.Bound = p.conf().MaxStaleness

@@ -40,6 +40,9 @@ func (p *Proxy) infoText() string {
 	line("link_messages", ls.Messages)
 	line("link_flushes", ls.Nulls)
 	line("link_silent_commands", ls.Silents)
+	if ls.Down != "" {
+		line("link_error", ls.Down)
+	}
 	if ls.Silent != "" {
 		line("link_note", ls.Silent)
 	}

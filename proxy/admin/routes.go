@@ -121,6 +121,7 @@ type linkJSON struct {
 	Source      string   `json:"source"`
 	State       string   `json:"state,omitempty"`
 	Up          bool     `json:"up"`
+	Error       string   `json:"error,omitempty"`
 	StalenessMS *float64 `json:"stalenessMs"` // null while nothing is known
 	BoundMS     *float64 `json:"boundMs"`     // null: unbounded
 }
@@ -137,7 +138,7 @@ func (s *Server) report(status string) report {
 }
 
 func linkReport(l Link) linkJSON {
-	r := linkJSON{Source: l.Source, State: l.State, Up: l.Up}
+	r := linkJSON{Source: l.Source, State: l.State, Up: l.Up, Error: l.Error}
 	if l.Up && l.Bound > 0 {
 		r.StalenessMS = milliseconds(l.Staleness)
 	}

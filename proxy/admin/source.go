@@ -86,6 +86,7 @@ type Link struct {
 	Source    string        // tracking, keyspace, none, embedded
 	State     string        // down, connecting, up, bypassed, none, embedded
 	Up        bool          // hits may be answered
+	Error     string        // why it is down
 	Staleness time.Duration // no hit of this moment is older than that
 	Bound     time.Duration // and none ever will be than that; 0: unbounded
 }

@@ -76,6 +76,9 @@ func (l *Link) keepConnected(ctx context.Context) {
 			pause = minPause
 			continue
 		}
+		l.mu.Lock()
+		l.down = text
+		l.mu.Unlock()
 		// Bounded, since errors name ports and would be new each time.
 		if !told[text] && len(told) < 16 {
 			told[text] = true

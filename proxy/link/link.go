@@ -99,6 +99,7 @@ type Link struct {
 	role     string
 	source   string // ModeTracking or ModeKeyspace: of this connection, or of the last one
 	silent   string
+	down     string        // why the last session ended, or was not to be had
 	fellBack string        // the session's, when the link last came up
 	woken    chan struct{} // closed to wake those in Wait; nil: nobody waits
 	closed   bool

@@ -22,6 +22,7 @@ type Stats struct {
 	Syncs      uint64        // reads that waited for a PING of their own
 	RoundTrip  time.Duration // of the last PING answered with PONG
 	Role       string        // of the server, when the link last came up; "" if not permitted
+	Down       string        // why it is down; "" while it is not
 	Silent     string        // what the link cannot notice, and why, or why the origin's answers keep hits off; "" if nothing
 }
 
@@ -57,5 +58,8 @@ func (l *Link) Stats() Stats {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	st.Role, st.Silent = l.role, l.silent
+	if l.state != StateUp {
+		st.Down = l.down
+	}
 	return st
 }

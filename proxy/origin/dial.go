@@ -55,6 +55,7 @@ func (o *Origin) dial(ctx context.Context, g Group, k kind, prepare func(*Conn))
 		_ = c.raw.Close()
 	}
 	o.dialErrors.Add(1)
+	o.dialError.Store(&err)
 	return nil, err
 }
 

@@ -73,6 +73,7 @@ type Origin struct {
 	bytesIn, bytesOut            atomic.Int64
 	dials, dialErrors            atomic.Int64
 	lost, timedOut, heartbeatsNo atomic.Int64
+	dialError                    atomic.Pointer[error] // the last one
 }
 
 // Open parses and starts the watchdog. It does not dial.
@@ -209,6 +210,8 @@ type Stats struct {
 	Outstanding int
 	// Since Open.
 	Dials, DialErrors, Lost, TimedOut, BytesIn, BytesOut, Heartbeats int64
+	// DialError is why the last connection that could not be made was not; nil without one.
+	DialError error
 }
 
 // Stats takes a look at everything.
@@ -216,6 +219,9 @@ func (o *Origin) Stats() Stats {
 	s := Stats{
 		Dials: o.dials.Load(), DialErrors: o.dialErrors.Load(), Lost: o.lost.Load(), TimedOut: o.timedOut.Load(),
 		BytesIn: o.bytesIn.Load(), BytesOut: o.bytesOut.Load(), Heartbeats: o.heartbeatsNo.Load(),
+	}
+	if err := o.dialError.Load(); err != nil {
+		s.DialError = *err
 	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
