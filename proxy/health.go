@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"slices"
 	"strconv"
 	"time"
 
@@ -35,7 +36,7 @@ func (p *Proxy) Health(ctx context.Context) admin.Health {
 	}
 	if v := p.link.Verdict(clockNow()); v != link.OK && v != link.Fenced {
 		note := "reads are passed through to Redis: the link is " + v.String()
-		if st.Link.Error != "" {
+		if st.Link.Error != "" && !slices.Contains(h.Notes, st.Link.Error) {
 			note += ": " + st.Link.Error
 		}
 		h.Notes = append(h.Notes, note)

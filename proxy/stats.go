@@ -40,7 +40,7 @@ func (p *Proxy) infoText() string {
 	line("link_messages", ls.Messages)
 	line("link_flushes", ls.Nulls)
 	line("link_silent_commands", ls.Silents)
-	if ls.Down != "" {
+	if ls.Down != "" && ls.Down != ls.Silent {
 		line("link_error", ls.Down)
 	}
 	if ls.Silent != "" {
