@@ -115,6 +115,7 @@ func TestNearsideCommand(t *testing.T) {
 	has([]string{"answered from the near cache", "reason:hit", "staleness_bound_ms:", "expires_in_ms:"}, "NEARSIDE", "EXPLAIN", "product:1")
 	has([]string{`rule:locks "lock:"`, "redis_db:0", "never cached"}, "nearside", "explain", "lock:1")
 	has([]string{"rule:none"}, "NEARSIDE", "EXPLAIN", "other")
+	has([]string{"rule:none", "looks_like:product:", "reason:no_rule"}, "NEARSIDE", "EXPLAIN", "keyv::keyv:product:1")
 	has([]string{"# Nearside", "link_state:up", "link_source:tracking", "cache_rule:prefix=\"product:\"", "lock_rule:prefix=\"lock:\""}, "NEARSIDE", "STATS")
 	has([]string{"EXPLAIN [<command>] <key> [<arg> ...]", "FLUSH [<pattern>]"}, "NEARSIDE", "HELP")
 	has([]string{"# Server", "# Nearside", "redis_version:"}, "INFO")

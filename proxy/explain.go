@@ -40,7 +40,7 @@ var meanings = map[string]string{
 
 	bypassTooLarge.String():     "the request is longer than 64 KiB and its answer is not kept: use shorter keys and arguments",
 	bypassTooMany.String():      "an MGET of more than 256 keys is not cached: ask in smaller ones",
-	bypassNoRule.String():       "no rule matches the key: add a cache rule for its prefix, or mind a prefix that a library adds; NEARSIDE STATS names the busiest",
+	bypassNoRule.String():       "no rule matches the key: add a cache rule for its prefix; if looks_like names a rule, a library has put something in front of the key",
 	bypassLockRule.String():     "the key lies under a lock rule, and a lock is never cached: use a cache rule if it is none",
 	bypassOtherDB.String():      "the key's rule does not hold in the session's database: SELECT 0 or the database of the cache rules",
 	bypassNotCacheable.String(): "the command's answer depends on more than its arguments and one stored value (time, chance, a cursor, several keys): it is never cached",
@@ -149,6 +149,9 @@ func (x *explanation) rule() {
 		rule = x.s.set.rules.Match(x.args[k.Pos])
 		if rule == nil {
 			x.line("rule", "none")
+			if like := x.s.p.looksLike(string(keyPrefix(x.args[k.Pos]))); like != "" {
+				x.line("looks_like", like)
+			}
 		} else {
 			x.line("rule", fmt.Sprintf("%q, not in force in this database", rule.Prefix))
 		}
