@@ -304,8 +304,16 @@ func TestOriginDown(t *testing.T) {
 	}
 	c := dial(t, "unix", socket)
 	talk(t, c, "PING\r\n", "+PONG\r\n")
+	refused := "-ERR nearside: Redis at 127.0.0.1:1 cannot be reached: origin unreachable: 127.0.0.1:1: dial tcp 127.0.0.1:1: connect: connection refused\r\n"
+	talk(t, c, "SET a b\r\n", refused)
 	if code := r.end(t, syscall.SIGTERM); code != 0 {
 		t.Errorf("exit code %d", code)
+	}
+	// The log has one form: no library writes past it.
+	for line := range strings.Lines(libraryLine.ReplaceAllString(r.stderr.String(), "")) {
+		if !strings.HasPrefix(line, "time=") {
+			t.Errorf("in the log: %s", line)
+		}
 	}
 	if out, _ := io.ReadAll(r.stdout); strings.Contains(string(out), "embedded") {
 		t.Error("it greets as if it had brought its own Redis")

@@ -12,9 +12,14 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+	"github.com/redis/go-redis/v9/logging"
 
 	"nearside/proxy/internal/loop"
 )
+
+// What the client library would print, past nearside's own log and its format, is
+// in the errors that it returns.
+func init() { logging.Disable() }
 
 // Group names connections that are interchangeable.
 type Group struct {
