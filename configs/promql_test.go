@@ -39,6 +39,10 @@ func unknown(known map[string]metric, expr string) (wrong []string) {
 		if s[3] != "" || slices.Contains(operators, name) {
 			continue // a function; promtool knows them
 		}
+		if name == "up" { // Prometheus's own
+			metrics++
+			continue
+		}
 		m, ok := known[name]
 		if !ok {
 			wrong = append(wrong, name)
