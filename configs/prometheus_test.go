@@ -66,6 +66,30 @@ func TestAlertsAreDocumented(t *testing.T) {
 	}
 }
 
+// What the README shows is a configuration of Prometheus that finds the rules.
+func TestPrometheusConfiguration(t *testing.T) {
+	promtool := checker(t, "promtool")
+	_, text, ok := strings.Cut(read(t, "../README.md"), "```yaml\n# prometheus.yml\n")
+	if !ok {
+		t.Fatal("the README does not show one")
+	}
+	text, _, _ = strings.Cut(text, "```")
+	dir := t.TempDir()
+	token := filepath.Join(dir, "token")
+	for name, text := range map[string]string{
+		token:                                "0123456789abcdef",
+		filepath.Join(dir, "prometheus.yml"): replaced(t, text, "/etc/prometheus/nearside_token", token),
+		filepath.Join(dir, "nearside.rules.yaml"): read(t, rulesFile),
+	} {
+		if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if out, err := output(t, promtool, "check", "config", filepath.Join(dir, "prometheus.yml")); err != nil || !strings.Contains(out, "1 rule files found") {
+		t.Errorf("%v: %s", err, out)
+	}
+}
+
 func TestAlertsFire(t *testing.T) {
 	promtool := checker(t, "promtool")
 	if out, err := output(t, promtool, "check", "rules", rulesFile); err != nil {
