@@ -114,7 +114,7 @@ func TestOutcomes(t *testing.T) {
 		{"file by flag instead", []string{"NEARSIDE_CONFIG=" + bad}, []string{"-t", "-config", good}, 0, `.*fine\n`, ``},
 
 		{"unknown flag", nil, []string{"-x"}, 2, ``, `flag provided but not defined: -x\n(.|\n)*`},
-		{"argument", nil, []string{"start"}, 2, ``, `nearside: unexpected argument "start"; .*\n`},
+		{"argument", nil, []string{"start"}, 2, ``, `nearside: unexpected argument "start": a file is given by -config; .*\n`},
 		{"no file name", nil, []string{"-config", ""}, 2, ``, `nearside: -config needs a file name\n`},
 		{"help", nil, []string{"-h"}, 0, ``, `nearside: a near cache (.|\n)*-listen ADDRESSES(.|\n)*`},
 

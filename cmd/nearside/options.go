@@ -69,7 +69,7 @@ func parseOptions(args []string, getenv func(string) string, stderr io.Writer) (
 		return nil, errUsage
 	}
 	if fs.NArg() > 0 {
-		fmt.Fprintf(stderr, "nearside: unexpected argument %q; nearside -h lists the flags\n", fs.Arg(0))
+		fmt.Fprintf(stderr, "nearside: unexpected argument %q: a file is given by -config; nearside -h lists the flags\n", fs.Arg(0))
 		return nil, errUsage
 	}
 
