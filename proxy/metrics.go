@@ -199,7 +199,7 @@ func (m *meters) gauges(p *Proxy) {
 		}
 		return d.Seconds()
 	})
-	g("nearside_max_staleness_seconds", func() float64 { return p.cfg.MaxStaleness.Seconds() })
+	g("nearside_max_staleness_seconds", func() float64 { return p.conf().MaxStaleness.Seconds() })
 	for _, source := range []string{link.ModeTracking, link.ModeKeyspace, link.ModeNone, link.ModeEmbedded} {
 		g(fmt.Sprintf("nearside_link_source{source=%q}", source), func() float64 { return one(p.link.Source() == source) })
 	}
@@ -237,6 +237,16 @@ func one(yes bool) float64 {
 }
 
 func (m *meters) rule(id int) *ruleMeters { return m.byID[id].Load() }
+
+// all are the meters of all cache rules that there have ever been.
+func (m *meters) all() (all []*ruleMeters) {
+	for i := range m.byID {
+		if rm := m.byID[i].Load(); rm != nil {
+			all = append(all, rm)
+		}
+	}
+	return all
+}
 
 // cacheMeters are those of the cache rules in force, in their order.
 func (p *Proxy) cacheMeters() (all []*ruleMeters) {

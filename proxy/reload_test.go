@@ -415,6 +415,19 @@ func TestReloadLimits(t *testing.T) {
 	}
 }
 
+// What the metrics say of the configuration is what is in force.
+func TestReloadMetrics(t *testing.T) {
+	n := start(t, redistest.Start(t), nil)
+	n.mustReload(func(c *Config) { c.MaxStaleness, c.Memory, c.Buffers = 3*time.Second, 32<<20, 256<<20 })
+	for name, want := range map[string]string{
+		"nearside_max_staleness_seconds": "3", "nearside_cache_limit_bytes": "33554432", "nearside_buffer_limit_bytes": "268435456",
+	} {
+		if got := n.series(name); got != want {
+			t.Errorf("%s is %s, want %s", name, got, want)
+		}
+	}
+}
+
 // A smaller memory is kept to at once, a larger one is used.
 func TestReloadMemory(t *testing.T) {
 	n := start(t, redistest.Start(t), func(c *Config) { c.Memory = 8 << 20 })
