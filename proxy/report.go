@@ -33,10 +33,13 @@ func (r *reporter) init(p *Proxy, now time.Time) {
 	r.atWindow = r.atReport
 }
 
-// counts are the counts of now, by prefix.
+// counts are the counts of now, by prefix. Rules that a reload has taken away are among
+// them: one that comes back has its counters still, and what it had counted before is not
+// to be counted again.
 func (r *reporter) counts() map[string]admin.Counts {
-	all := make(map[string]admin.Counts, len(r.p.cacheMeters()))
-	for _, rule := range r.p.cacheMeters() {
+	rules := r.p.m.all()
+	all := make(map[string]admin.Counts, len(rules))
+	for _, rule := range rules {
 		all[rule.prefix] = rule.snapshot()
 	}
 	return all
@@ -121,21 +124,28 @@ func countAttrs(c admin.Counts) []any {
 	return []any{"hit_rate", rate, "hits", c.Hits, "misses", c.Misses, "sets", c.Sets, "dels", c.Dels}
 }
 
-// metrics is what each cache rule did, by its name.
+// metrics is what each cache rule in force did, by its name.
 func (r *reporter) metrics(now time.Time) map[string]admin.RuleMetrics {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	counts := r.counts()
 	r.roll(now, counts)
-	all := make(map[string]admin.RuleMetrics, len(counts))
-	for prefix, c := range counts {
+	rules := r.p.cacheMeters()
+	prefixes := make([]string, len(rules))
+	for i, rule := range rules {
+		prefixes[i] = rule.prefix
+	}
+	names := admin.RuleNames(prefixes)
+	all := make(map[string]admin.RuleMetrics, len(rules))
+	for i, prefix := range prefixes {
+		c := counts[prefix]
 		m := admin.RuleMetrics{Counts: c, CurrentHour: &admin.Window{
 			Since: r.begun.UTC().Truncate(time.Second), Until: r.windowEnd(r.begun).UTC(), Counts: c.Less(r.atWindow[prefix]),
 		}}
 		if r.last != nil {
 			m.LastHour = &admin.Window{Since: r.lastBegun.UTC().Truncate(time.Second), Until: r.lastEnded.UTC(), Counts: r.last[prefix]}
 		}
-		all[admin.RuleName(prefix)] = m
+		all[names[i]] = m
 	}
 	return all
 }

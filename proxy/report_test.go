@@ -137,3 +137,53 @@ func TestWindows(t *testing.T) {
 	clock = hour(9, 10) // nobody has looked for hours
 	shows(admin.Window{Since: hour(9, 0), Until: hour(10, 0)}, admin.Window{Since: hour(6, 0), Until: hour(9, 0), Counts: ofHits(1)})
 }
+
+// A rule that has been gone for a while has its counts back, and what it had counted
+// before is not counted again.
+func TestReportsOfRuleThatComesBack(t *testing.T) {
+	var log logBuffer
+	n := start(t, redistest.Start(t), func(c *Config) { c.Log = slog.New(slog.NewJSONHandler(&log, nil)) })
+	hour := func(h, m int) time.Time { return time.Date(2026, 3, 1, h, m, 0, 0, time.UTC) }
+	var r reporter
+	r.init(n.Proxy, hour(5, 30))
+	rule := *n.rules().Match([]byte("product:1"))
+	n.m.rule(rule.ID).hits.Add(1000)
+	r.advance(hour(6, 0))
+	n.mustReload(withoutRule("product:"))
+	n.m.rule(rule.ID).hits.Add(10) // read before the reload, counted after it
+	r.advance(hour(7, 0))
+	if _, ok := r.metrics(hour(7, 1))["product"]; ok {
+		t.Error("a rule that is gone is shown")
+	}
+	n.mustReload(withRule(rule))
+	n.m.rule(rule.ID).hits.Add(1)
+	m := r.metrics(hour(7, 2))["product"]
+	if m.Hits != 1011 || m.CurrentHour.Hits != 1 || m.LastHour.Hits != 10 {
+		t.Errorf("%d hits, %d in this hour, %d in the last", m.Hits, m.CurrentHour.Hits, m.LastHour.Hits)
+	}
+	log.reports(t)
+	r.advance(hour(7, 5))
+	if got := log.reports(t); len(got) != 1 || got[0]["hits"] != 1.0 {
+		t.Errorf("reported: %v", got)
+	}
+}
+
+// Rules whose prefixes differ in the last colon only are told apart.
+func TestMetricsOfRulesThatLookAlike(t *testing.T) {
+	prefixes := []string{"", "*", "a", "a:", "a::", "b:"}
+	n := launch(t, redistest.Start(t).URL(), func(c *Config) {
+		c.Rules = nil
+		for _, prefix := range prefixes {
+			c.Rules = append(c.Rules, cacheRule(prefix, time.Hour))
+		}
+	})
+	for i, m := range n.cacheMeters() {
+		m.hits.Add(i + 1)
+	}
+	got := n.CacheMetrics()
+	for i, name := range []string{"", "*", "a", "a:", "a::", "b"} {
+		if got[name].Hits != uint64(i+1) {
+			t.Errorf("%q has %d hits, want %d", name, got[name].Hits, i+1)
+		}
+	}
+}

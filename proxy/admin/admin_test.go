@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -341,6 +342,19 @@ func TestRuleName(t *testing.T) {
 		if got := RuleName(prefix); got != want {
 			t.Errorf("%q: got %q, want %q", prefix, got, want)
 		}
+	}
+}
+
+func TestRuleNames(t *testing.T) {
+	for _, names := range [][2]string{
+		{"product: lock:", "product lock"}, {"a a:", "a a:"}, {"a: a", "a: a"}, {"a: a::", "a a::"}, {"a a: a:: b:", "a a: a:: b"}, {": ::", ": ::"},
+	} {
+		if got := strings.Join(RuleNames(strings.Fields(names[0])), " "); got != names[1] {
+			t.Errorf("%s: got %s, want %s", names[0], got, names[1])
+		}
+	}
+	if got := RuleNames([]string{"", "*", "a:"}); !slices.Equal(got, []string{"", "*", "a"}) {
+		t.Errorf("got %q", got)
 	}
 }
 

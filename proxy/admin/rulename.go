@@ -14,6 +14,25 @@ func RuleName(prefix string) string {
 	return prefix // ":" itself
 }
 
+// RuleNames are the names of several rules. Where RuleName would not tell two of them apart,
+// "a" and "a:" say, they go by their prefixes as they are.
+func RuleNames(prefixes []string) []string {
+	taken := make(map[string]int, 2*len(prefixes))
+	for _, prefix := range prefixes {
+		taken[prefix]++
+		if name := RuleName(prefix); name != prefix {
+			taken[name]++
+		}
+	}
+	names := make([]string, len(prefixes))
+	for i, prefix := range prefixes {
+		if names[i] = RuleName(prefix); taken[names[i]] > 1 {
+			names[i] = prefix
+		}
+	}
+	return names
+}
+
 // HitRate is the share of hits in percent.
 func HitRate(hits, misses uint64) float64 {
 	if hits+misses == 0 {

@@ -11,7 +11,7 @@ import (
 type Source interface {
 	// WriteMetrics writes everything that is counted, as Prometheus text.
 	WriteMetrics(w io.Writer)
-	// CacheMetrics is what each cache rule did, by RuleName.
+	// CacheMetrics is what each cache rule did, by its name (RuleNames).
 	CacheMetrics() map[string]RuleMetrics
 	// Health performs the self test: a real set, get and delete of a key of its
 	// own, the way a client would do it.
