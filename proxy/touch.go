@@ -204,7 +204,7 @@ func (t *toucher) set(interval time.Duration) {
 		return
 	}
 	t.interval = interval
-	t.most = min(touchMost, int(int64(interval)*touchRate/int64(time.Second)))
+	t.most = int(min(touchMost, interval.Seconds()*touchRate))
 	t.list, t.spare = touchList{}, touchList{}
 	if interval == 0 {
 		t.epoch.Store(0)

@@ -163,6 +163,10 @@ func TestTouchList(t *testing.T) {
 	if got, dropped := len(n.touch.turn()), n.touch.dropped.Get(); got != 10 || dropped != 15 {
 		t.Errorf("%d on the list, %d dropped", got, dropped)
 	}
+	n.touch.set(1000 * time.Hour)
+	if n.touch.most != touchMost {
+		t.Errorf("a long interval has room for %d keys", n.touch.most)
+	}
 	n.touch.set(0)
 	n.warm(c, "GET", "product:1")
 	if len(n.touch.list.ends) != 0 {
