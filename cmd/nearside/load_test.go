@@ -117,11 +117,12 @@ func TestErrors(t *testing.T) {
 		{"no host", "redis: redis://\n", `f.yaml:1:8: redis: the URL names no host: expected redis://host:port`},
 		{"no socket", "redis: unix://\n", `f.yaml:1:8: redis: the URL names no socket: expected unix:///path`},
 		{"a database", "redis: redis://h:1/2\n", `f.yaml:1:8: redis: the URL names a database: locks.db and cache.db choose the databases`},
-		{"a parameter", "redis: redis://h:1?max_retries=3\n", `f.yaml:1:8: redis: the URL has the parameter "max_retries": only skip_verify is allowed`},
 		{"bad port of the origin", "redis: redis://h:66379\n", `f.yaml:1:8: redis: the URL's port is a number from 1 to 65535`},
 		{"bad parameter", "redis: rediss://h?skip_verify=maybe\n", `f.yaml:1:8: redis: the URL's skip_verify is true or false`},
 		{"slash in a password", "redis: redis://u:sec/ret@h:1\n", `f.yaml:1:8: redis: this is not a URL: expected redis://[user:password@]host:port; special characters in a password are written as %XX`},
 		{"at sign and slash in a password", "redis: redis://u:s@c/ret@h:1\n", `f.yaml:1:8: redis: this is not a URL: expected redis://[user:password@]host:port; special characters in a password are written as %XX`},
+		{"a parameter", "redis: redis://h:1?max_retries=3\n", `f.yaml:1:8: redis: the URL has a parameter other than skip_verify; a question mark in a password is written as %3F`},
+		{"a question mark in the password", "redis: redis://u:12?secret@h:1\n", `f.yaml:1:8: redis: the URL has a parameter other than skip_verify; a question mark in a password is written as %3F`},
 		{"bad port with password", "redis: redis://u:secret@h:port\n", `f.yaml:1:8: redis: this is not a URL: expected redis://[user:password@]host:port; special characters in a password are written as %XX`},
 
 		// Rules.

@@ -197,8 +197,8 @@ func redisURL(dst *string) func(string) error {
 			return errors.New("the origin is given as redis://host:port, rediss://host:port or unix:///path")
 		}
 		for k, v := range u.Query() {
-			if k != "skip_verify" {
-				return fmt.Errorf("the URL has the parameter %q: only skip_verify is allowed", k)
+			if k != "skip_verify" { // it may be the rest of a password
+				return errors.New("the URL has a parameter other than skip_verify; a question mark in a password is written as %3F")
 			}
 			if _, err := strconv.ParseBool(v[0]); err != nil {
 				return errors.New("the URL's skip_verify is true or false")
