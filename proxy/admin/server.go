@@ -6,6 +6,7 @@
 //	routes.go   which path answers what
 //	reload.go   POST /-/reload
 //	guard.go    who may ask
+//	conns.go    how many at one time
 //	token.go    what they must show
 //	source.go   what it needs to know
 package admin
@@ -97,6 +98,7 @@ func (s *Server) Serve(ctx context.Context) error {
 	if s.ln == nil {
 		return errors.New("admin: Serve before Listen")
 	}
+	var conns conns
 	srv := &http.Server{
 		Handler:           s.handler(),
 		ReadHeaderTimeout: headerTimeout,
@@ -104,6 +106,7 @@ func (s *Server) Serve(ctx context.Context) error {
 		WriteTimeout:      writeTimeout,
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    headerBytes,
+		ConnState:         conns.changed,
 		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
 	}
 	done := make(chan error, 1)
