@@ -53,6 +53,7 @@ func (p *Proxy) drain() {
 
 // stop makes the reader end after what it has read so far.
 func (s *session) stop() {
+	s.owed.Store(s.owes())
 	s.stopping.Store(true)
 	// An error means that the connection is gone already.
 	_ = s.conn.SetReadDeadline(longAgo)
@@ -60,9 +61,25 @@ func (s *session) stop() {
 }
 
 // idle tells whether the client has had all its answers for a while: then nothing of
-// them can be on its way any more.
+// them can be on its way any more. That it has asked long ago is not enough, for the
+// answer may have taken as long. Where nothing is timed nobody is known to be idle.
 func (s *session) idle() bool {
-	return len(s.in) == s.off && time.Duration(clockNow()-s.active.Load()) > linger
+	if len(s.in) != s.off || s.owed.Load() {
+		return false
+	}
+	s.q.mu.Lock()
+	answered := s.q.at
+	s.q.mu.Unlock()
+	return time.Duration(clockNow()-max(s.active.Load(), s.served.Load())) > linger &&
+		time.Duration(s.p.clock()-answered) > linger
+}
+
+// owes tells whether the client waits for anything: answers, or what was not sent yet.
+func (s *session) owes() bool {
+	q := &s.q
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.n > 0 || q.sending || len(q.out)+len(q.full) > 0
 }
 
 // farewell is the last thing that a session does for its client when nearside ends.

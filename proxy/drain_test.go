@@ -124,6 +124,41 @@ func TestDrainFinishes(t *testing.T) {
 	<-stopped
 }
 
+// An answer that took long is as new as any other: a client that has asked long ago is not
+// idle when it comes, and what it has sent since must not cost it the answer.
+func TestDrainAfterSlowAnswer(t *testing.T) {
+	redis, relay, n := heldBack(t, func(c *Config) { c.Drain = 20 * time.Second })
+	const size = 1 << 20 // more than the client's kernel takes by itself
+	redis.Do("SET", "a", strings.Repeat("x", size))
+	c := n.dial()
+	held := relay.HoldReply("xxxx")
+	defer held.Release()
+	c.Send("GET", "a")
+	<-held.Arrived
+	s := n.sessionList()[0]
+	s.active.Add(-int64(2 * linger)) // so long ago
+	s.served.Add(-int64(2 * linger))
+	stopped := make(chan struct{})
+	go func() { n.stop(); close(stopped) }()
+	n.eventually("nearside ends", s.stopping.Load)
+	c.Send("PING") // is not read any more
+	held.Release()
+	n.eventually("the answer is on its way", func() bool {
+		s.q.mu.Lock()
+		defer s.q.mu.Unlock()
+		return s.q.gone >= size
+	})
+	select { // it has been closed, or the client is waited for
+	case <-s.ended:
+	case <-time.After(linger / 10):
+	}
+	if got := c.Closed(); len(got) != len("$1048576\r\n")+size+len("\r\n") {
+		t.Errorf("the client read %d bytes", len(got)) // the rest was lost by a reset
+	}
+	c.Close()
+	<-stopped
+}
+
 // Who waits at Redis is woken as Redis does it, and nothing is popped for nobody.
 func TestDrainWakesBlocked(t *testing.T) {
 	redis := redistest.Start(t)

@@ -94,6 +94,7 @@ type session struct {
 	public   atomic.Pointer[seen] // for CLIENT LIST of other sessions
 	gone     bool                 // the client left while it was blocked
 	stopping atomic.Bool          // nearside ends
+	owed     atomic.Bool          // and then the client waited for something
 	shutOnce atomic.Bool
 	ended    chan struct{} // closed when the reader has ended
 
