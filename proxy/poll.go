@@ -45,7 +45,8 @@ func (s *session) join() {
 }
 
 // closeIdle closes those sessions in the loops' care whose clients have sent nothing
-// for idle_timeout; a goroutine of a session's own keeps that deadline itself.
+// for idle_timeout; a goroutine of a session's own keeps that deadline itself. Who
+// waits for an answer is not idle meanwhile.
 func (p *Proxy) closeIdle(ctx context.Context) {
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
@@ -63,7 +64,11 @@ func (p *Proxy) closeIdle(ctx context.Context) {
 
 func (p *Proxy) closeIdleSince(then int64) {
 	for _, s := range p.sessionList() {
-		if s.src != nil && s.src.Idle() && s.active.Load() < then {
+		switch {
+		case s.src == nil || !s.src.Idle() || s.active.Load() >= then:
+		case s.owes():
+			s.active.Store(clockNow())
+		default:
 			p.m.timedOut.Inc()
 			s.shut()
 		}

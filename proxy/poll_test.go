@@ -4,6 +4,7 @@ package proxy
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -144,6 +145,53 @@ func TestIdleSessionsHaveNoGoroutine(t *testing.T) {
 	for _, s := range n.sessionList() {
 		n.eventually("the session rests", s.src.Idle)
 	}
+}
+
+// A client that waits for its answer is not idle, however long that takes.
+func TestIdleTimeoutWaitsForAnswers(t *testing.T) {
+	for _, looped := range []bool{true, false} {
+		t.Run(fmt.Sprint("looped=", looped), func(t *testing.T) {
+			_, relay, n := heldBack(t, func(c *Config) { c.IdleTimeout = 300 * time.Millisecond })
+			c := n.dial()
+			want(t, c, "OK", "SET", "a", "v")
+			rest := n.sessionList()[0].src.Idle
+			if !looped { // an owned connection keeps the session's goroutine
+				want(t, c, "OK", "WATCH", "b")
+				rest = func() bool { return true }
+			}
+			held := relay.HoldReply("$1\r\nv")
+			defer held.Release()
+			c.Send("GET", "a")
+			<-held.Arrived
+			n.eventually("the session waits for its client", rest)
+			for begun := time.Now(); time.Since(begun) < 4*n.conf().IdleTimeout; time.Sleep(time.Millisecond) {
+				n.closeIdleSince(clockNow() - int64(n.conf().IdleTimeout)) // as once a second
+			}
+			held.Release()
+			if got := c.Read(); got != "v" {
+				t.Errorf("the client reads %q", got)
+			}
+			want(t, c, "PONG", "PING")
+			for n.m.timedOut.Get() == 0 { // and then it is
+				n.closeIdleSince(clockNow() - int64(n.conf().IdleTimeout))
+				time.Sleep(time.Millisecond)
+			}
+			if got := c.Closed(); got != "" {
+				t.Errorf("it got %q", got)
+			}
+		})
+	}
+}
+
+// A longer idle_timeout, or none, is good for those who were idle already.
+func TestReloadIdleTimeout(t *testing.T) {
+	const short = 200 * time.Millisecond
+	n := start(t, redistest.Start(t), func(c *Config) { c.IdleTimeout = short })
+	c := n.dial()
+	want(t, c, "OK", "WATCH", "a") // keeps the goroutine, which has set a deadline
+	n.mustReload(func(c *Config) { c.IdleTimeout = 0 })
+	time.Sleep(short + short/2)
+	want(t, c, "PONG", "PING")
 }
 
 // idle_timeout closes whom a loop looks after, too, but no subscriber.

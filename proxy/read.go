@@ -50,7 +50,7 @@ func (s *session) read() bool {
 	}
 	n, err := s.conn.Read(s.in[len(s.in):cap(s.in)])
 	s.in = s.in[:len(s.in)+n]
-	if n == 0 && errors.Is(err, os.ErrDeadlineExceeded) && s.runErrand() {
+	if n == 0 && errors.Is(err, os.ErrDeadlineExceeded) && (s.runErrand() || !unfinished && !s.overdue()) {
 		return s.read()
 	}
 	if n > 0 {
@@ -65,6 +65,23 @@ func (s *session) read() bool {
 	if errors.Is(err, os.ErrDeadlineExceeded) && !s.stopping.Load() {
 		s.p.m.timedOut.Inc()
 	}
+	return false
+}
+
+// overdue tells whether the client is idle for too long, when the time for a read is over:
+// it may have been waiting for an answer, or idle_timeout may be another one by now.
+func (s *session) overdue() bool {
+	if s.stopping.Load() {
+		return true
+	}
+	now, timeout := clockNow(), s.p.conf().IdleTimeout
+	switch {
+	case s.owes():
+		s.active.Store(now)
+	case timeout > 0 && now-s.active.Load() >= int64(timeout):
+		return true
+	}
+	s.deadline(0)
 	return false
 }
 
