@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
+	"golang.org/x/sys/unix"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -335,5 +336,62 @@ func TestSocketWritesAll(t *testing.T) {
 	}
 	if _, err := s.Write(big); !errors.Is(err, os.ErrDeadlineExceeded) {
 		t.Errorf("past the deadline: %v", err)
+	}
+}
+
+// Without a descriptor for the duplicate a socket waits all the same.
+func TestSocketWaitsWithoutDescriptors(t *testing.T) {
+	var old unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &old); err != nil {
+		t.Fatal(err)
+	}
+	s, c := pair(t)
+	none := old
+	none.Cur = 1 // what is open stays open
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &none); err != nil {
+		t.Fatal(err)
+	}
+	back := sync.OnceFunc(func() { _ = unix.Setrlimit(unix.RLIMIT_NOFILE, &old) })
+	defer back()
+	got := make(chan string, 1)
+	read := func() {
+		b := make([]byte, 10)
+		n, err := s.Read(b)
+		got <- string(b[:n]) + " " + errText(err)
+	}
+	go read()
+	time.Sleep(2 * spare)
+	_, _ = io.WriteString(c, "hi")
+	if g := <-got; g != "hi " {
+		t.Errorf("Read: %q", g)
+	}
+	_ = s.SetReadDeadline(time.Now().Add(2 * spare))
+	if _, err := s.Read(make([]byte, 1)); !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("Read past the deadline: %v", err)
+	}
+	big := bytes.Repeat([]byte("nearside"), 1<<20)
+	whole := make(chan bool, 1)
+	go func() {
+		b := make([]byte, len(big))
+		_, _ = io.ReadFull(c, b)
+		whole <- bytes.Equal(b, big)
+	}()
+	if n, err := s.Write(big); n != len(big) || err != nil {
+		t.Errorf("Write: %d, %v", n, err)
+	}
+	if !<-whole {
+		t.Error("something else came")
+	}
+	_ = s.SetWriteDeadline(time.Now().Add(2 * spare))
+	if _, err := s.Write(big); !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("Write past the deadline: %v", err)
+	}
+	_ = s.SetReadDeadline(time.Time{})
+	go read()
+	time.Sleep(2 * spare)
+	back()
+	_ = s.Close()
+	if g := <-got; g != " "+net.ErrClosed.Error() {
+		t.Errorf("closed meanwhile: %q", g)
 	}
 }

@@ -1,6 +1,7 @@
 package loop
 
 import (
+	"cmp"
 	"errors"
 	"io"
 	"net"
@@ -149,11 +150,40 @@ func (s *Socket) Unwait() {
 	}
 }
 
+// spare is how often a socket is tried for which there is no descriptor left to wait with.
+const spare = 5 * time.Millisecond
+
+// waitSpare is wait where a lack of descriptors is waited out, which ends no
+// connection: meanwhile it tries, until that reports an end, or the deadline is over.
+func (s *Socket) waitSpare(deadline *time.Time, try func() (ended bool)) (*os.File, error) {
+	for {
+		f, err := s.wait()
+		if !errors.Is(err, unix.EMFILE) && !errors.Is(err, unix.ENFILE) {
+			return f, err
+		}
+		if try() {
+			return nil, nil
+		}
+		s.mu.RLock()
+		overdue := !deadline.IsZero() && !deadline.After(time.Now())
+		s.mu.RUnlock()
+		if overdue {
+			return nil, os.ErrDeadlineExceeded
+		}
+		time.Sleep(spare)
+	}
+}
+
 // Read waits until something has come.
 func (s *Socket) Read(b []byte) (int, error) {
-	f, err := s.wait()
-	if err != nil {
-		return 0, err
+	var tried int
+	var tryErr error
+	f, err := s.waitSpare(&s.rd, func() bool {
+		tried, tryErr = s.TryRead(b)
+		return !errors.Is(tryErr, ErrNothing)
+	})
+	if f == nil {
+		return tried, cmp.Or(err, tryErr)
 	}
 	defer s.waited()
 	n, err := f.Read(b)
@@ -173,9 +203,14 @@ func (s *Socket) Write(b []byte) (int, error) {
 		}
 		done = n
 	}
-	f, err := s.wait()
-	if err != nil {
-		return done, err
+	var tryErr error
+	f, err := s.waitSpare(&s.wd, func() bool {
+		n, err := s.TryWrite(b[done:])
+		done, tryErr = done+n, err
+		return !errors.Is(err, ErrNothing)
+	})
+	if f == nil {
+		return done, cmp.Or(err, tryErr)
 	}
 	n, err := f.Write(b[done:])
 	s.waited()
