@@ -54,9 +54,14 @@ func (t *Turn) Buffer() []byte { return t.buf }
 
 // Leave is called before the owner waits for anything: another goroutine takes the loop's part.
 func (t *Turn) Leave() {
-	if !t.left {
-		t.left = true
-		t.loop.takeOver(t.n)
+	if t.left {
+		return
+	}
+	t.left = true
+	if l := t.loop; !l.takeOver(t.n) {
+		// The turn was taken away before: whoever has it may wait for sockets, and
+		// knows nothing of what has been deferred since then.
+		l.g.wg.Go(l.writeOut)
 	}
 }
 
@@ -178,10 +183,12 @@ func (l *Loop) writeOut() {
 }
 
 // takeOver makes another goroutine the loop's, if the turn is still that one.
-func (l *Loop) takeOver(n uint64) {
-	if l.turn.CompareAndSwap(n, n+1) {
-		l.g.wg.Go(func() { l.run(n + 1) })
+func (l *Loop) takeOver(n uint64) bool {
+	if !l.turn.CompareAndSwap(n, n+1) {
+		return false
 	}
+	l.g.wg.Go(func() { l.run(n + 1) })
+	return true
 }
 
 // forget is called when a source's socket is closed; its number may be another's from then on.

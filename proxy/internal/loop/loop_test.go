@@ -339,6 +339,45 @@ func TestSocketWritesAll(t *testing.T) {
 	}
 }
 
+// deferred tells when it is let out, each time.
+type deferred chan struct{}
+
+func (f deferred) FlushNow() { f <- struct{}{} }
+
+// settled waits until another goroutine has taken a turn away and found nothing to do.
+func settled(l *Loop, taken uint64) {
+	for l.turn.Load() < taken+3 { // taken away, letting out, done with that
+		time.Sleep(time.Millisecond)
+	}
+	time.Sleep(5 * time.Millisecond)
+}
+
+// What an owner defers when its turn has been taken away already is let out before
+// it waits: the loop's new goroutine may have nothing to do. Guard: writeOut in Leave.
+func TestDeferAfterTheTurnIsLost(t *testing.T) {
+	g := startOne(t)
+	l, f := g.Pick(0), make(deferred)
+	answered := make(chan bool, 1)
+	_, c := newEcho(t, g, func(tn *Turn, _ []byte) {
+		settled(l, tn.n)
+		l.Defer(f)
+		tn.Leave()
+		select {
+		case <-f: // as who waits for the answer to what is deferred
+			answered <- true
+		case <-time.After(patience / 2):
+			answered <- false
+			<-f
+		}
+	})
+	if _, err := io.WriteString(c, "x"); err != nil {
+		t.Fatal(err)
+	}
+	if !<-answered {
+		t.Error("it was not let out")
+	}
+}
+
 // Without a descriptor for the duplicate a socket waits all the same.
 func TestSocketWaitsWithoutDescriptors(t *testing.T) {
 	var old unix.Rlimit
