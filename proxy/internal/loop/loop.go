@@ -28,6 +28,7 @@ type Loop struct {
 	first  []*Source // urgent ones, before the rest of ready
 	nextUp int
 	ran    int // owners since the last flush
+	others int // owners since the last look for urgent ones
 
 	mu      sync.Mutex
 	touched []Flusher // since the last flush
@@ -97,7 +98,8 @@ func (l *Loop) again(s *Source, t *Turn) {
 // out although more wait.
 const flushEvery = 32
 
-// urgentEvery is the number of owners after which the loop looks for urgent sources.
+// urgentEvery is the number of owners that are not urgent after which the loop looks
+// for those that are: however many these are, the others have their turn between two looks.
 const urgentEvery = 4
 
 // pop is the next source to be dealt with, nil at the end of a round.
@@ -105,6 +107,7 @@ func (l *Loop) pop() (s *Source) {
 	list, at := &l.first, &l.nextUp
 	if *at == len(*list) {
 		list, at = &l.ready, &l.next
+		l.others++
 	}
 	if *at == len(*list) {
 		return nil
@@ -144,7 +147,8 @@ func (l *Loop) run(n uint64) {
 			return
 		}
 		t.n++
-		if l.ran%urgentEvery == 0 && l.urgent.Load() > 0 {
+		if l.others >= urgentEvery && l.urgent.Load() > 0 {
+			l.others = 0
 			l.lookUrgent()
 		}
 		if l.ran == flushEvery && !l.flush(t) {

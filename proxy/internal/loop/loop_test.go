@@ -378,6 +378,73 @@ func TestDeferAfterTheTurnIsLost(t *testing.T) {
 	}
 }
 
+// restless is an owner whose other side sends again as soon as something was read.
+type restless struct {
+	src   *Source
+	other net.Conn
+	turns int
+	until func() bool
+}
+
+func (r *restless) Ready(t *Turn) {
+	if n, _ := r.src.TryRead(t.Buffer()); n > 0 {
+		if r.turns++; !r.until() {
+			_, _ = r.other.Write([]byte("again"))
+		}
+	}
+	for !r.src.Rest() { // what has just come is for the next time
+	}
+}
+
+func (r *restless) Woken() {}
+
+// Urgent sources that never come to an end leave the others their turn. Guard: others in run.
+func TestUrgentOnesAreNotAlone(t *testing.T) {
+	g := startOne(t)
+	held, hold := make(chan struct{}), make(chan struct{})
+	_, holder := newEcho(t, g, func(*Turn, []byte) { close(held); <-hold })
+	served := make(chan struct{})
+	_, other := newEcho(t, g, func(*Turn, []byte) { close(served) })
+	const most = 10000
+	var urgent []*restless
+	for range urgentEvery {
+		s, c := pair(t)
+		r := &restless{other: c}
+		r.src = g.Pick(0).NewSource(s, r)
+		r.src.SetUrgent(true)
+		r.until = func() bool {
+			select {
+			case <-served:
+				return true
+			default:
+				return r.turns == most
+			}
+		}
+		if !r.src.Return() {
+			t.Fatal("not taken")
+		}
+		urgent = append(urgent, r)
+	}
+	_, _ = io.WriteString(holder, "hold")
+	within(t, held, "the loop is held")
+	for _, r := range urgent {
+		_, _ = r.other.Write([]byte("go"))
+	}
+	_, _ = io.WriteString(other, "me too")
+	close(hold)
+	within(t, served, "the other one has had its turn")
+	_, _ = io.ReadFull(other, make([]byte, len("me too")))
+	_, _ = io.ReadFull(holder, make([]byte, len("hold")))
+	for _, r := range urgent {
+		for !r.src.Idle() {
+			time.Sleep(time.Millisecond)
+		}
+		if r.turns == most {
+			t.Errorf("an urgent one came %d times before it", r.turns)
+		}
+	}
+}
+
 // Without a descriptor for the duplicate a socket waits all the same.
 func TestSocketWaitsWithoutDescriptors(t *testing.T) {
 	var old unix.Rlimit
