@@ -94,6 +94,7 @@ func (l *Loop) wait() bool {
 		_ = unix.Close(w.up)
 		_ = unix.Close(w.bell)
 		w.mu.Unlock()
+		l.end()
 		return false
 	}
 	urgent := false

@@ -34,6 +34,7 @@ type Loop struct {
 	touched []Flusher // since the last flush
 	late    []*Source // that have more to be read
 	members map[int]*Source
+	over    bool   // nobody comes to late any more
 	seen    uint64 // the turn when the supervisor looked last
 
 	urgent atomic.Int32 // members that are
@@ -83,6 +84,11 @@ func (l *Loop) Defer(f Flusher) {
 
 func (l *Loop) again(s *Source, t *Turn) {
 	l.mu.Lock()
+	if l.over {
+		l.mu.Unlock()
+		s.Wake()
+		return
+	}
 	ring := len(l.late) == 0 // else it has been rung, or is not needed
 	l.late = append(l.late, s)
 	l.mu.Unlock()
@@ -91,6 +97,19 @@ func (l *Loop) again(s *Source, t *Turn) {
 	}
 	if t == nil || l.turn.Load() != t.n { // the caller has lost its turn, and the loop may wait
 		l.watch.interrupt()
+	}
+}
+
+// end hands those whose turn does not come any more to goroutines of their own. What
+// else is in the loop's care is woken when it is closed.
+func (l *Loop) end() {
+	l.mu.Lock()
+	l.over = true
+	left := l.late
+	l.late = nil
+	l.mu.Unlock()
+	for _, s := range left {
+		s.Wake()
 	}
 }
 

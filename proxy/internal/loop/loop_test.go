@@ -445,6 +445,63 @@ func TestUrgentOnesAreNotAlone(t *testing.T) {
 	}
 }
 
+// An owner whose source waits for the next round when the loop ends is told: nobody
+// else will. Guard: end.
+func TestEndOfWhoWaitsForTheNextRound(t *testing.T) {
+	for _, lost := range []bool{false, true} {
+		ctx, cancel := context.WithCancel(t.Context())
+		g, err := Start(ctx, 1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		l := g.Pick(0)
+		seen, goOn := make(chan struct{}), make(chan struct{})
+		s, c := pair(t)
+		o := &late{woken: make(chan struct{}), ready: func(tn *Turn, src *Source) {
+			if lost {
+				settled(l, tn.n)
+			}
+			close(seen)
+			<-goOn
+			src.Again(tn)
+		}}
+		o.src = l.NewSource(s, o)
+		if !o.src.Return() {
+			t.Fatal("not taken")
+		}
+		within(t, seen, "the owner runs")
+		_ = c.Close()
+		cancel()
+		for ended := false; !ended; time.Sleep(time.Millisecond) {
+			l.watch.mu.RLock()
+			ended = l.watch.ended
+			l.watch.mu.RUnlock()
+		}
+		if lost {
+			for ended := false; !ended; time.Sleep(time.Millisecond) {
+				l.mu.Lock()
+				ended = l.over
+				l.mu.Unlock()
+			}
+		}
+		_ = s.Close()
+		o.src.Wake() // it runs, and is to notice
+		close(goOn)
+		within(t, o.woken, "the owner is woken")
+		g.Wait()
+	}
+}
+
+// late is an owner that gives others their turn.
+type late struct {
+	src   *Source
+	ready func(*Turn, *Source)
+	woken chan struct{}
+}
+
+func (o *late) Ready(t *Turn) { o.ready(t, o.src) }
+func (o *late) Woken()        { close(o.woken) }
+
 // Without a descriptor for the duplicate a socket waits all the same.
 func TestSocketWaitsWithoutDescriptors(t *testing.T) {
 	var old unix.Rlimit
