@@ -73,6 +73,16 @@ func (w *watch) close() {
 	}
 }
 
+// release gives the descriptors back; for the loop itself, or before there is one.
+func (w *watch) release() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.ended = true
+	for _, fd := range []int{w.ep, w.up, w.bell} {
+		_ = unix.Close(fd)
+	}
+}
+
 // wait fills ready; false when the loop is to end.
 func (l *Loop) wait() bool {
 	w := &l.watch
@@ -88,12 +98,7 @@ func (l *Loop) wait() bool {
 	ended := w.ended
 	w.mu.RUnlock()
 	if ended || err != nil && !errors.Is(err, unix.EINTR) { // no other error is possible
-		w.mu.Lock()
-		w.ended = true
-		_ = unix.Close(w.ep)
-		_ = unix.Close(w.up)
-		_ = unix.Close(w.bell)
-		w.mu.Unlock()
+		w.release()
 		l.end()
 		return false
 	}

@@ -239,7 +239,7 @@ func Start(ctx context.Context, n int) (*Group, error) {
 		l := &Loop{g: g, members: map[int]*Source{}}
 		if err := l.watch.open(); err != nil {
 			for _, l := range g.loops {
-				l.watch.close()
+				l.watch.release()
 			}
 			return nil, err
 		}

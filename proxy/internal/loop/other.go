@@ -31,6 +31,7 @@ type watch struct{}
 
 func (w *watch) open() error       { return errors.ErrUnsupported }
 func (w *watch) close()            {}
+func (w *watch) release()          {}
 func (w *watch) interrupt()        {}
 func (w *watch) remove(int, bool)  {}
 func (l *Loop) lookUrgent()        {}
