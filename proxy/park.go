@@ -27,6 +27,9 @@ func (s *session) mayPark() bool {
 	return s.polled() && s.reply == replyOn && s.captured == nil && s.caching.state != cachingArmed
 }
 
+// unparked tells whether the read buffer begins with a request that has waited for a fence.
+func (s *session) unparked() bool { return s.afterFence != fenceUnknown }
+
 // park waits for the fences raised until now. The caller has taken the source and
 // may not touch the session any more.
 func (p *Proxy) park(s *session) {

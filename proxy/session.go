@@ -157,8 +157,12 @@ func (s *session) run() {
 	if s.in == nil {
 		s.in = make([]byte, 0, inIdle)
 	}
-	for !s.quit && s.read() {
-		s.restart()
+	for !s.quit && (s.unparked() || s.read()) {
+		if s.unparked() {
+			s.tick() // it has been waiting since it was read
+		} else {
+			s.restart()
+		}
 		s.active.Store(s.now)
 		if !s.batch() {
 			break
