@@ -55,3 +55,29 @@ func TestWokenBehindAFence(t *testing.T) {
 		}
 	}
 }
+
+// That a fence has passed is for the request that has waited for it and for no later
+// one, also if that one did not go by the near cache in the end. Guard: afterFence in batch.
+func TestPassedFenceIsForOneRequest(t *testing.T) {
+	_, relay, n := heldBack(t, nil)
+	c := n.dial()
+	for _, key := range []string{"product:1", "balance:1"} {
+		want(t, c, "OK", "SET", key, "v")
+		n.warm(c, "GET", key)
+	}
+	held := n.parks(relay, c, "product:1")
+	n.takeOut(n.rules().Match([]byte("product:1")))
+	held.Release()
+	if got := c.Read(); got != "v" {
+		t.Fatalf("answered %s", got)
+	}
+	before := n.m.fenceWaits.Get()
+	held = relay.HoldReply("+PONG")
+	defer held.Release()
+	<-held.Arrived
+	n.link.Fence()
+	want(t, c, "v", "GET", "balance:1")
+	if n.m.fenceWaits.Get() == before {
+		t.Error("the next read did not wait for the next fence")
+	}
+}

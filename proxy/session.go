@@ -215,6 +215,7 @@ func (s *session) batch() bool {
 			s.off -= n
 			break
 		}
+		s.afterFence = fenceUnknown // it may not have been asked for
 		if count%32 == 0 { // a long batch must not answer by an old clock
 			s.tick()
 		}
