@@ -56,6 +56,7 @@ func (b *budget) reserve(s *session, n int64) bool {
 		b.add(s, -n)
 		return false
 	}
+	s.blocking()
 	deadline := time.Now().Add(s.p.conf().RequestTimeout)
 	timer := time.AfterFunc(s.p.conf().RequestTimeout, b.wake)
 	defer timer.Stop()

@@ -260,11 +260,23 @@ func (s *session) transmit(sl *slot, c *origin.Conn, req []byte, replies int) {
 	if s.gives(req) {
 		err = s.give(sl, c, nil, req, replies)
 	} else {
-		err = c.Send(req, replies, sl)
+		err = s.sendOn(c, req, replies, sl)
 	}
 	if err != nil {
 		sl.Reply(nil, err, nil)
 	}
+}
+
+// sendOn is c.Send, for which the reader leaves its loop if that has to wait.
+func (s *session) sendOn(c *origin.Conn, req []byte, replies int, sl *slot) error {
+	if s.polled() {
+		if err := c.TrySend(req, replies, sl); err != origin.ErrFull { //nolint:errorlint // never wrapped
+			return err
+		}
+		s.blocking()
+		s.flushOrigin()
+	}
+	return c.Send(req, replies, sl)
 }
 
 // giveSize is the length from which a request is not copied into the origin

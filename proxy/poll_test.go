@@ -213,3 +213,39 @@ func TestIdleSessionsAreClosed(t *testing.T) {
 		t.Errorf("%d timed out", n.m.timedOut.Get())
 	}
 }
+
+// While Redis reads nothing, sessions that want to send it more wait on goroutines of
+// their own: what needs no Redis is answered, however many they are. Guard: sendOn.
+func TestSilentOriginHoldsNoLoop(t *testing.T) {
+	oneLoop(t)
+	redis := redistest.Start(t)
+	n := start(t, redis, func(c *Config) { c.OriginConnections, c.Drain = 1, time.Millisecond })
+	other := n.dial()
+	want(t, other, "PONG", "PING")
+	clients := make([]*redistest.Client, 100)
+	for i := range clients {
+		clients[i] = n.dial()
+		want(t, clients[i], "OK", "SET", "k", "v")
+	}
+	redis.Stop()
+	defer redis.Continue()
+	set := redistest.Command("SET", "k", strings.Repeat("x", 12<<10))
+	for range 2 { // one waits for the socket, and one for room
+		fills := n.dial()
+		for stuck := false; !stuck; {
+			_ = fills.Conn.SetWriteDeadline(time.Now().Add(200 * time.Millisecond))
+			_, err := io.WriteString(fills.Conn, set)
+			stuck = err != nil
+		}
+	}
+	for _, c := range clients {
+		c.Write(set)
+	}
+	begun := time.Now()
+	for range 100 {
+		want(t, other, "PONG", "PING")
+	}
+	if took := time.Since(begun); took > 10*time.Millisecond*time.Duration(len(clients)/2) { // the supervisor's patience is no answer
+		t.Errorf("100 PINGs took %v", took)
+	}
+}

@@ -102,9 +102,30 @@ func (c *Conn) Send(req []byte, replies int, s Sink) error {
 	return c.post(req, replies, s)
 }
 
+// TrySend is Send for who should not wait: where that would wait for another
+// goroutine's write, nothing is sent and the error is ErrFull.
+func (c *Conn) TrySend(req []byte, replies int, s Sink) error {
+	c.mu.Lock()
+	if c.crowded(len(req)) {
+		if !c.writing {
+			c.write(false)
+		}
+		if c.crowded(len(req)) {
+			c.mu.Unlock()
+			return ErrFull
+		}
+	}
+	return c.post(req, replies, s)
+}
+
+// crowded tells whether there is no room for n more bytes. mu is held.
+func (c *Conn) crowded(n int) bool {
+	return c.err == nil && c.dirty() && c.unsent+len(c.out)+n > maxUnsent
+}
+
 // awaitRoom is called with mu held.
 func (c *Conn) awaitRoom(n int) {
-	for c.err == nil && c.dirty() && c.unsent+len(c.out)+n > maxUnsent {
+	for c.crowded(n) {
 		if !c.writing {
 			c.write(false)
 			continue

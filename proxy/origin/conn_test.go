@@ -4,9 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"net"
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"nearside/proxy/internal/redistest"
 )
@@ -312,5 +315,37 @@ func TestCallGivesUpWithContext(t *testing.T) {
 	o.Unpin(c, true)
 	if c.Err() == nil {
 		t.Error("a connection with a reply outstanding was kept")
+	}
+}
+
+// TrySend waits for nobody. Guard: ErrFull.
+func TestTrySend(t *testing.T) {
+	nc, theirs := net.Pipe() // takes nothing until somebody reads
+	defer theirs.Close()
+	o := &Origin{base: time.Now()}
+	c := newConn(o, Group{}, shared, "", nc, nc)
+	req := make([]byte, maxUnsent)
+	if err := c.TrySend(req, 0, nil); err != nil {
+		t.Fatal(err)
+	}
+	written := make(chan struct{})
+	go func() { c.Flush(); close(written) }()
+	for c.writeSince.Load() == 0 {
+		time.Sleep(time.Millisecond)
+	}
+	if err := c.TrySend(req, 0, nil); err != nil {
+		t.Fatalf("there is room, and %v", err)
+	}
+	if err := c.TrySend(req[:1], 0, nil); !errors.Is(err, ErrFull) {
+		t.Errorf("no room: %v", err)
+	}
+	go func() { _, _ = io.Copy(io.Discard, theirs) }()
+	<-written
+	if err := c.TrySend(req[:1], 0, nil); err != nil {
+		t.Errorf("there is room again, and %v", err)
+	}
+	c.fail(ErrLost)
+	if err := c.TrySend(req[:1], 0, nil); !errors.Is(err, ErrLost) {
+		t.Errorf("broken: %v", err)
 	}
 }
