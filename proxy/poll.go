@@ -134,6 +134,9 @@ func (s *session) step(t *loop.Turn) stepped {
 		if !s.restful() { // looked at after each wake, not only after each batch
 			return stays
 		}
+		if t.Left() { // it may have waited for its client
+			s.src.Unwait()
+		}
 		if s.src.Rest() {
 			return rests
 		}

@@ -8,6 +8,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"os"
 	"runtime"
 	"strings"
 	"testing"
@@ -248,4 +249,47 @@ func TestSilentOriginHoldsNoLoop(t *testing.T) {
 	if took := time.Since(begun); took > 10*time.Millisecond*time.Duration(len(clients)/2) { // the supervisor's patience is no answer
 		t.Errorf("100 PINGs took %v", took)
 	}
+}
+
+// A session that has waited for its client on the loop's goroutine rests with one
+// descriptor. Guard: Unwait in step.
+func TestRestingSessionHasOneDescriptor(t *testing.T) {
+	redis := redistest.Start(t)
+	n := start(t, redis, nil)
+	descriptors := func() int {
+		list, err := os.ReadDir("/proc/self/fd")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(list)
+	}
+	pusher := n.dial()
+	block := func(c *redistest.Client) {
+		t.Helper()
+		c.Send("BLPOP", "queue", "0")
+		n.eventually("it is blocked", func() bool {
+			for _, s := range n.sessionList() {
+				if s.blocked.is() {
+					return true
+				}
+			}
+			return false
+		})
+		time.Sleep(5 * time.Millisecond) // … and reads
+		want(t, pusher, "1", "LPUSH", "queue", "v")
+		if got := c.Read(); got != "[queue v]" {
+			t.Fatalf("answered %s", got)
+		}
+	}
+	clients := make([]*redistest.Client, 10)
+	for i := range clients {
+		clients[i] = n.dial()
+		want(t, clients[i], "PONG", "PING")
+	}
+	block(clients[0]) // the connection to Redis is there afterwards
+	before := descriptors()
+	for _, c := range clients[1:] {
+		block(c)
+	}
+	n.eventually("their second descriptors are closed", func() bool { return descriptors() <= before+2 })
 }
