@@ -27,6 +27,7 @@ var scenarios = []scenario{
 	{"storm", "20,000 writes per second made elsewhere", true, runStorm},
 	{"active", "10,000 connections with 1,000 active", true, runActive},
 	{"keys", "1,000 and 1,000,000 keys", true, runKeys},
+	{"observe", "what metrics, slow log, audit and touching cost", true, runObserve},
 	{"memory", "of an entry, of a connection", true, runMemory},
 	{"deep", "128 deep", false, runDeep},
 	{"values", "340 B, 10 KB, 1 MB", false, runValues},

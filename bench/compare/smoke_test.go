@@ -224,7 +224,7 @@ func TestSmoke(t *testing.T) {
 		lab: newTestLab(t), rounds: 1, slice: 50 * time.Millisecond, binaries: binaries{{"nearside", bin}},
 		say: func(format string, args ...any) { t.Log("\n" + fmt.Sprintf(format, args...)) },
 	}
-	for _, name := range []string{"hit", "locks", "storm"} {
+	for _, name := range []string{"hit", "locks", "storm", "observe"} {
 		picked, err := pickScenarios(name)
 		if err != nil {
 			t.Fatal(err)

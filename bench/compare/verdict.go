@@ -88,6 +88,8 @@ var targets = []target{
 	{"hit beside 500 locks/s: throughput / without", true, 0.9, between("fences", fenceCase(true), fenceCase(false), fRate)},
 	{"hit beside 500 locks/s: p99 more than without, in origin round trips", false, 1, fenceDelay},
 	{"hit beside 20,000 external invalidations/s: throughput / without", true, 0.8, between("storm", stormCase, calmCase, fRate)},
+	{"hit, 1 deep: throughput with all observation on / off", true, 0.97, between(observeName(1), observedCase, unobservedCase, fRate)},
+	{"hit, 16 deep: throughput with all observation on / off", true, 0.97, between(observeName(16), observedCase, unobservedCase, fRate)},
 	{"allocations per hit (0, and up to 0.05 of other work)", false, noise, itself("hit1", "", fAllocs)},
 	{"bytes per entry beyond key and reply", false, 280, itself("entry", "nearside", fBytes)},
 	{"bytes per idle connection", false, 24 << 10, itself("idle", "nearside", fBytes)},
