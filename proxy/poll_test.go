@@ -14,6 +14,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"nearside/proxy/internal/redistest"
 )
 
@@ -292,4 +294,32 @@ func TestRestingSessionHasOneDescriptor(t *testing.T) {
 		block(c)
 	}
 	n.eventually("their second descriptors are closed", func() bool { return descriptors() <= before+2 })
+}
+
+// A read ends at urgent data, though there is more. Redis, which asks for levels, does
+// not notice. Guard: EPOLLPRI.
+func TestUrgentData(t *testing.T) {
+	redis := redistest.Start(t)
+	n := start(t, redis, nil)
+	for i := range 100 {
+		c, err := net.Dial("tcp", n.addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = c.SetDeadline(time.Now().Add(redistest.Timeout))
+		_, _ = io.WriteString(c, "PING\r\n")
+		_, _ = io.ReadFull(c, make([]byte, 7))
+		raw, err := c.(*net.TCPConn).SyscallConn()
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = raw.Control(func(fd uintptr) {
+			_ = unix.Sendto(int(fd), []byte("PING\r\n!"), unix.MSG_OOB, nil)
+			_, _ = unix.Write(int(fd), []byte("PING\r\n"))
+		})
+		if _, err := io.ReadFull(c, make([]byte, 14)); err != nil {
+			t.Fatalf("connection %d: %v", i, err)
+		}
+		_ = c.Close()
+	}
 }

@@ -124,7 +124,7 @@ func (l *Loop) found(list []*Source, n int) []*Source {
 		// A closed socket's number may be another's by now, which then finds nothing to read.
 		e := &l.watch.events[i]
 		if s := l.members[int(e.Fd)]; s != nil {
-			if e.Events&(unix.EPOLLRDHUP|unix.EPOLLHUP|unix.EPOLLERR) != 0 {
+			if e.Events&(unix.EPOLLRDHUP|unix.EPOLLHUP|unix.EPOLLERR|unix.EPOLLPRI) != 0 {
 				s.hungUp.Store(true) // before the claim
 			}
 			list = append(list, s)
@@ -182,7 +182,7 @@ func (l *Loop) add(s *Source) bool {
 }
 
 func events(fd int) *unix.EpollEvent {
-	return &unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLRDHUP | edge, Fd: int32(fd)}
+	return &unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLRDHUP | unix.EPOLLPRI | edge, Fd: int32(fd)}
 }
 
 // move puts a member among the urgent ones, or among the others again. What is there

@@ -53,7 +53,8 @@ func (s *Source) SetUrgent(urgent bool) {
 }
 
 // HungUp tells whether the other side has closed its half or all of it: then no
-// further event will tell that there is an end behind what can be read.
+// further event will tell that there is an end behind what can be read. It is also true
+// once the other side has sent urgent data, before which a read ends although more has come.
 func (s *Source) HungUp() bool { return s.hungUp.Load() }
 
 // claim is the loop's: something has come. It reports whether the caller is to
