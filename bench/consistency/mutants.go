@@ -66,8 +66,7 @@ var mutants = []mutant{
 		name: "keeps and serves overtaken replies",
 		edits: []edit{
 			{fileCache, "case !c.Current(f.Stamp):", "case false:"},
-			{fileCache, "word != e.word {", "word&writers != 0 {"},
-			{fileCache, "case gen != e.gen, c.rules[e.Rule].Load() != e.ruleGen:", "case false:"},
+			{fileCache, "case word != e.word, gen != e.gen, c.rules[e.rule].Load() != e.ruleGen:", "case false:"},
 		},
 		setup: evenly(160), want: []string{kindBound, kindOwnWrite, kindConvergence},
 	},
