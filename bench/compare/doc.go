@@ -1,6 +1,7 @@
 // Command compare measures nearside against what one would take instead: Redis
 // itself, nutcracker and haproxy in front of it, a bare redcon server (the floor
-// of nearside's design), and the caches of client libraries.
+// of nearside's design), the least that a server can do (the ceiling of what the
+// load can show), and the caches of client libraries.
 //
 //	make bench                                      the default scenarios, the targets, bench/results
 //	make bench ARGS=-all                            all scenarios
@@ -15,7 +16,7 @@
 //	scenarios ── bench ──┼─ generator         open loop, one thread, epoll: latencies
 //	  rows, cases        └─ embedded          a client library's cache, a process of its own
 //	                          │
-//	lab ── peers: redis, nutcracker, haproxy, redcon (floor), nearside ══ Redis
+//	lab ── peers: redis, nutcracker, haproxy, redcon (floor), ceiling, nearside ══ Redis
 //	                                                     relay: a slow network
 //
 // What keeps figures honest:

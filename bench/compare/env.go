@@ -79,6 +79,8 @@ func (b *bench) startPeer(name string) (*peer, error) {
 		return p, err
 	case "redcon":
 		return b.lab.redcon()
+	case "ceiling":
+		return b.lab.ceiling()
 	case "nutcracker", "haproxy":
 		origin, err := b.peer("redis")
 		if err != nil {

@@ -76,8 +76,8 @@ type options struct {
 	external         outsiders
 
 	// What the harness starts itself as.
-	floor, relay, embedded, target string
-	delay                          time.Duration
+	floor, ceiling, relay, embedded, target string
+	delay                                   time.Duration
 }
 
 func run() int {
@@ -92,7 +92,8 @@ func run() int {
 	flag.DurationVar(&o.slice, "slice", time.Second, "length of one measurement; -quick and -check use 450ms if it is not given")
 	flag.Var(&o.binaries, "nearside", "a nearside to measure instead of building one: PATH or name=PATH; may be given again")
 	flag.Var(&o.external, "peer", "another endpoint, name=host:port,pid, in the rows of 50 connections; it is written to (keys product:... and plain:...)")
-	flag.StringVar(&o.floor, "floor", "", "be the bare redcon server at this address (used by the harness itself, as the next four)")
+	flag.StringVar(&o.floor, "floor", "", "be the bare redcon server at this address (used by the harness itself, as the next five)")
+	flag.StringVar(&o.ceiling, "ceiling", "", "be the least that a server can do at this address")
 	flag.StringVar(&o.relay, "relay", "", "be a slow network at this address")
 	flag.StringVar(&o.embedded, "embedded", "", "be this client library's cache: rueidis, go-redis")
 	flag.StringVar(&o.target, "target", "", "of -relay and -embedded")
@@ -116,6 +117,8 @@ func (o *options) run(ctx context.Context) error {
 	switch {
 	case o.floor != "":
 		return floor(o.floor)
+	case o.ceiling != "":
+		return serveCeiling(o.ceiling)
 	case o.relay != "":
 		return serveRelay(ctx, o.relay, o.target, o.delay)
 	case o.embedded != "":

@@ -35,7 +35,7 @@ type kind int
 const (
 	kindRedis kind = iota
 	kindProxy      // passes on everything that it knows
-	kindFloor      // answers GET with a constant
+	kindFloor      // answers GET with a constant, as the ceiling does
 	kindNearside
 	kindEmbedded // a client library's own cache
 )
@@ -179,6 +179,11 @@ listen bench
 // redcon starts the floor.
 func (l *lab) redcon() (*peer, error) {
 	return l.self(&peer{name: "redcon", kind: kindFloor}, "-floor")
+}
+
+// ceiling starts the server that does least.
+func (l *lab) ceiling() (*peer, error) {
+	return l.self(&peer{name: "ceiling", kind: kindFloor}, "-ceiling")
 }
 
 // nearside starts one with the sample configuration, only its addresses changed

@@ -84,7 +84,8 @@ func (b *bench) command() string {
 }
 
 const legend = "## Who is measured, and how\n\n" + `- **redis**: Redis itself, asked directly. **nutcracker** and **haproxy** (mode tcp, its own number of threads) stand in front of the same Redis. **redcon** is a bare redcon server
-  that answers GET with a constant: the floor of nearside's design. **nearside** is what make build builds, with ` + "`configs/nearside.yaml`" + `, only addresses changed, in
+  that answers GET with a constant: the floor of nearside's design. **ceiling** is the least that any server can do: a loop that looks at no request, answers each with a constant and
+  never sleeps, so that nobody has to wake it; what it reaches is what redis-benchmark and the machine's network can do. **nearside** is what make build builds, with ` + "`configs/nearside.yaml`" + `, only addresses changed, in
   front of a Redis of its own; where the sample's bounds are too small for a row, the row says what was changed. "In the process" are caches of client libraries.
 - Requests per second, CPU, Redis (CPU of the Redis behind the peer) and client (CPU of the load) are of a closed loop of redis-benchmark. It has one thread: with two
   processors it is often what limits the throughput of a peer that is faster or has more threads, and what a peer takes of its processor it loses. CPU per request does not depend on that.

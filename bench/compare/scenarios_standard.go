@@ -58,7 +58,7 @@ func passName(pipeline int) string { return fmt.Sprintf("pass%d", pipeline) }
 func (b *bench) hitRow(ctx context.Context, pipeline int) error {
 	return b.standardRow(ctx, hitName(pipeline), fmt.Sprintf("GET answered from the near cache, 50 connections, %d deep", pipeline),
 		reads(hotPrefix, 50, pipeline, hotKeys, defaultSize, openRate(pipeline)),
-		names([]string{"redis", "nutcracker", "haproxy", "redcon", "nearside"}, b.outsiders())...)
+		names([]string{"redis", "nutcracker", "haproxy", "redcon", "ceiling", "nearside"}, b.outsiders())...)
 }
 
 func (b *bench) passRow(ctx context.Context, pipeline int) error {

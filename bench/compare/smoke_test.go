@@ -19,7 +19,7 @@ var ownPID = os.Getpid()
 
 // TestMain lets the test binary be what the harness starts itself as.
 func TestMain(m *testing.M) {
-	if len(os.Args) > 2 && (os.Args[1] == "-floor" || os.Args[1] == "-relay" || os.Args[1] == "-embedded") {
+	if len(os.Args) > 2 && (os.Args[1] == "-floor" || os.Args[1] == "-ceiling" || os.Args[1] == "-relay" || os.Args[1] == "-embedded") {
 		os.Exit(run())
 	}
 	os.Exit(m.Run())
