@@ -82,6 +82,18 @@ func (s *session) owes() bool {
 	return q.n > 0 || q.sending || len(q.out)+len(q.full) > 0
 }
 
+// busy tells whether the client waits for anything, or has been answered since this
+// was asked last: for idle_timeout it has been idle since now at the earliest.
+func (s *session) busy() bool {
+	owes := s.owes()
+	q := &s.q
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	answered := q.popped != q.noticed
+	q.noticed = q.popped
+	return owes || answered
+}
+
 // farewell is the last thing that a session does for its client when nearside ends.
 func (s *session) farewell() {
 	half, ok := s.conn.(interface{ CloseWrite() error })

@@ -66,7 +66,7 @@ func (p *Proxy) closeIdleSince(then int64) {
 	for _, s := range p.sessionList() {
 		switch {
 		case s.src == nil || !s.src.Idle() || s.active.Load() >= then:
-		case s.owes():
+		case s.busy():
 			s.active.Store(clockNow())
 		default:
 			p.m.timedOut.Inc()

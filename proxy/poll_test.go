@@ -186,6 +186,32 @@ func TestIdleTimeoutWaitsForAnswers(t *testing.T) {
 	}
 }
 
+// Nor is one that was just answered, although it asked long ago: its time begins anew
+// when that is noticed.
+func TestIdleTimeoutCountsFromTheAnswer(t *testing.T) {
+	_, relay, n := heldBack(t, nil)
+	c := n.dial()
+	want(t, c, "OK", "SET", "a", "v")
+	s := n.sessionList()[0]
+	held := relay.HoldReply("$1\r\nv")
+	defer held.Release()
+	c.Send("GET", "a")
+	<-held.Arrived
+	n.eventually("the session waits for its client", s.src.Idle)
+	held.Release()
+	if got := c.Read(); got != "v" {
+		t.Fatalf("the client reads %q", got)
+	}
+	n.eventually("nothing is owed", func() bool { return !s.owes() })
+	n.closeIdleSince(clockNow()) // whoever has asked before now is idle for too long
+	want(t, c, "PONG", "PING")
+	n.eventually("the session waits for its client", s.src.Idle)
+	n.closeIdleSince(clockNow())
+	if got := c.Closed(); got != "" {
+		t.Errorf("it got %q", got)
+	}
+}
+
 // A longer idle_timeout, or none, is good for those who were idle already.
 func TestReloadIdleTimeout(t *testing.T) {
 	const short = 200 * time.Millisecond

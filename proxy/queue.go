@@ -21,6 +21,7 @@ type queue struct {
 	head, tail *slot
 	n          int // slots
 	popped     int // slots that were there before and are gone
+	noticed    int // of these, known to session.busy
 	unanswered int // slots whose answer is not known yet
 	writes     int // of these, all that are not cacheable reads
 

@@ -76,7 +76,7 @@ func (s *session) overdue() bool {
 	}
 	now, timeout := clockNow(), s.p.conf().IdleTimeout
 	switch {
-	case s.owes():
+	case s.busy():
 		s.active.Store(now)
 	case timeout > 0 && now-s.active.Load() >= int64(timeout):
 		return true

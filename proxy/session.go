@@ -216,7 +216,7 @@ func (s *session) batch() bool {
 			break
 		}
 		s.afterFence = fenceUnknown // it may not have been asked for
-		if count%32 == 0 { // a long batch must not answer by an old clock
+		if count%32 == 0 {          // a long batch must not answer by an old clock
 			s.tick()
 		}
 	}
