@@ -47,16 +47,16 @@ const (
 )
 
 // holds tells whether the machine has not slept since the reading.
-func (r *clockReading) holds(real, mono int64) bool {
-	moved := real - mono - r.apart
+func (r *clockReading) holds(wall, mono int64) bool {
+	moved := wall - mono - r.apart
 	return -sleptLeast < moved && moved < sleptLeast && mono-r.mono < readAnew
 }
 
 // after is the reading that follows r, which may be nil: boot was read between from
 // and to. Where r is still true nothing changes, so that the clock never goes back.
-func (r *clockReading) after(real, from, boot, to int64) *clockReading {
+func (r *clockReading) after(wall, from, boot, to int64) *clockReading {
 	least, most := boot-to, boot-from
-	next := &clockReading{mono: to, apart: real - from, ahead: least + (most-least)/2}
+	next := &clockReading{mono: to, apart: wall - from, ahead: least + (most-least)/2}
 	if r != nil && least <= r.ahead && r.ahead <= most {
 		next.ahead = r.ahead
 	}

@@ -3,6 +3,7 @@
 package proxy
 
 import (
+	"fmt"
 	"testing"
 
 	"nearside/proxy/internal/redistest"
@@ -29,30 +30,32 @@ func (n *nearside) parks(relay *redistest.Relay, c *redistest.Client, key string
 // nevertheless, without a further byte from the client. Guard: unparked in run.
 func TestWokenBehindAFence(t *testing.T) {
 	for _, ends := range []bool{false, true} {
-		_, relay, n := heldBack(t, nil)
-		c := n.dial()
-		want(t, c, "OK", "SET", "product:1", "v")
-		n.warm(c, "GET", "product:1")
-		held := n.parks(relay, c, "product:1")
-		defer held.Release()
-		n.parking.mu.Lock()
-		s := n.parking.list[0]
-		n.parking.list = nil
-		n.parking.mu.Unlock()
-		s.stopping.Store(ends)
-		s.afterFence = fencePassed
-		go s.Woken() // as Wake does after Return
-		if got := c.Read(); got != "v" {
-			t.Errorf("the end: %t; answered %s", ends, got)
-		}
-		if ends {
-			if got := c.Closed(); got != "" {
-				t.Errorf("it got %q", got)
+		t.Run(fmt.Sprint("ends=", ends), func(t *testing.T) {
+			_, relay, n := heldBack(t, nil)
+			c := n.dial()
+			want(t, c, "OK", "SET", "product:1", "v")
+			n.warm(c, "GET", "product:1")
+			held := n.parks(relay, c, "product:1")
+			defer held.Release()
+			n.parking.mu.Lock()
+			s := n.parking.list[0]
+			n.parking.list = nil
+			n.parking.mu.Unlock()
+			s.stopping.Store(ends)
+			s.afterFence = fencePassed
+			go s.Woken() // as Wake does after Return
+			if got := c.Read(); got != "v" {
+				t.Errorf("answered %s", got)
 			}
-		} else {
+			if ends {
+				if got := c.Closed(); got != "" {
+					t.Errorf("it got %q", got)
+				}
+				return
+			}
 			held.Release()
 			want(t, c, "PONG", "PING")
-		}
+		})
 	}
 }
 

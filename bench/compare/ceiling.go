@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"net"
 	"os"
@@ -20,8 +21,9 @@ type ceiling struct {
 	in, reply, out  []byte
 }
 
-func serveCeiling(addr string) error {
-	ln, err := net.Listen("tcp", addr)
+func serveCeiling(ctx context.Context, addr string) error {
+	var lc net.ListenConfig
+	ln, err := lc.Listen(ctx, "tcp", addr)
 	if err != nil {
 		return err
 	}

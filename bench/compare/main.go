@@ -118,7 +118,7 @@ func (o *options) run(ctx context.Context) error {
 	case o.floor != "":
 		return floor(o.floor)
 	case o.ceiling != "":
-		return serveCeiling(o.ceiling)
+		return serveCeiling(ctx, o.ceiling)
 	case o.relay != "":
 		return serveRelay(ctx, o.relay, o.target, o.delay)
 	case o.embedded != "":

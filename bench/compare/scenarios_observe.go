@@ -43,6 +43,8 @@ func (b *bench) observeRow(ctx context.Context, pipeline int) error {
 		title:  fmt.Sprintf("GET answered from the near cache, 50 connections, %d deep, with latencies, slow log, audit, touching and a scrape every second, and without", pipeline),
 		repeat: s.closed.shell(),
 	}
+	var started []*peer
+	defer func() { b.lab.release(started...) }()
 	for _, on := range []bool{true, false} {
 		name, change := unobservedCase, unobserved
 		if on {
@@ -52,7 +54,7 @@ func (b *bench) observeRow(ctx context.Context, pipeline int) error {
 		if err != nil {
 			return err
 		}
-		defer b.lab.release(p, origin)
+		started = append(started, p, origin)
 		if err := p.fill(); err != nil {
 			return err
 		}

@@ -61,7 +61,7 @@ func TestConnections(t *testing.T) {
 				go func() {
 					_, err := c.Read(make([]byte, 1))
 					ne, ok := errors.AsType[net.Error](err)
-					closed <- err != nil && !(ok && ne.Timeout())
+					closed <- err != nil && (!ok || !ne.Timeout())
 				}()
 			}
 			for range more {

@@ -388,7 +388,8 @@ type restless struct {
 
 func (r *restless) Ready(t *Turn) {
 	if n, _ := r.src.TryRead(t.Buffer()); n > 0 {
-		if r.turns++; !r.until() {
+		r.turns++
+		if !r.until() {
 			_, _ = r.other.Write([]byte("again"))
 		}
 	}
