@@ -1,15 +1,22 @@
 package proxy
 
-import "sync"
+import (
+	"math"
+	"sync"
+	"time"
+
+	"nearside/proxy/link"
+)
 
 // A session that must wait for a fence would take its loop's goroutine along, and
 // with every lock that is taken all sessions that read would do so at once. Instead
 // it goes back to before the request, and its loop runs it again when the fence has
 // passed. Nobody reads from it meanwhile.
 type parking struct {
-	mu     sync.Mutex
-	list   []*session
-	waiter bool // somebody waits for those in list
+	mu    sync.Mutex
+	list  []*session
+	clock *time.Timer
+	armed bool // clock is running
 }
 
 // How waiting for a fence went.
@@ -31,34 +38,70 @@ func (s *session) mayPark() bool {
 func (s *session) unparked() bool { return s.afterFence != fenceUnknown }
 
 // park waits for the fences raised until now. The caller has taken the source and
-// may not touch the session any more.
+// may not touch the session any more. Who ends the wait is the link's reader, with
+// the PONG or the loss of the link, or the clock: no goroutine waits.
 func (p *Proxy) park(s *session) {
-	s.fence = p.link.Raised()
+	fence := p.link.Raised()
 	k := &p.parking
 	k.mu.Lock()
+	s.fence, s.parkedAt = fence, p.origin.Now()
 	k.list = append(k.list, s)
-	start := !k.waiter
-	k.waiter = true
-	k.mu.Unlock()
-	if start {
-		p.wg.Go(p.awaitFences) // the session is counted there, too: it is not over
+	if !k.armed {
+		k.arm(p, fenceWait)
 	}
+	k.mu.Unlock()
+	// What has come since the session was told to wait has not found it in the list.
+	switch p.link.Verdict(clockNow()) {
+	case link.Fenced:
+		p.unparkPassed() // maybe by others that were raised since
+	case link.OK:
+		p.unpark(fence, fencePassed)
+	default:
+		p.unpark(fence, fenceFailed)
+	}
+}
+
+// arm has overdue called after a while. mu is held.
+func (k *parking) arm(p *Proxy, after time.Duration) {
+	k.armed = true
+	if k.clock == nil {
+		k.clock = time.AfterFunc(after, p.unparkOverdue)
+		return
+	}
+	k.clock.Reset(after)
 }
 
 // unparkPassed lets those go on whose fence has passed; the link's reader calls it.
 func (p *Proxy) unparkPassed() { p.unpark(p.link.Passed(), fencePassed) }
 
-// unpark lets those go on that wait for fences up to a number, and tells the
-// greatest number that others wait for, 0 if nobody does.
-func (p *Proxy) unpark(upTo uint64, how fenced) (more uint64) {
+// unparkLost lets all go on: nothing that comes on this link will pass their fence.
+func (p *Proxy) unparkLost() { p.unpark(math.MaxUint64, fenceFailed) }
+
+// unpark lets those go on that wait for fences up to a number.
+func (p *Proxy) unpark(upTo uint64, how fenced) {
+	p.unparkIf(how, func(s *session) bool { return s.fence <= upTo })
+}
+
+// unparkOverdue lets those go on, past the near cache, that have waited for too long.
+func (p *Proxy) unparkOverdue() {
+	now := p.origin.Now()
+	p.unparkIf(fenceFailed, func(s *session) bool { return now-s.parkedAt >= int64(fenceWait) })
+	k := &p.parking
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.armed = len(k.list) > 0; k.armed { // they are in the order of their coming, nearly
+		k.arm(p, max(fenceWait-time.Duration(now-k.list[0].parkedAt), time.Millisecond))
+	}
+}
+
+func (p *Proxy) unparkIf(how fenced, over func(*session) bool) {
 	k := &p.parking
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	rest := k.list[:0]
 	for _, s := range k.list {
-		if s.fence > upTo {
+		if !over(s) {
 			rest = append(rest, s)
-			more = max(more, s.fence)
 			continue
 		}
 		s.afterFence = how
@@ -68,29 +111,4 @@ func (p *Proxy) unpark(upTo uint64, how fenced) (more uint64) {
 	}
 	clear(k.list[len(rest):])
 	k.list = rest
-	return more
-}
-
-// awaitFences sees to it that nobody is parked for longer than fenceWait, or once
-// the link is down.
-func (p *Proxy) awaitFences() {
-	k := &p.parking
-	for {
-		upTo := p.unpark(p.link.Passed(), fencePassed)
-		if upTo == 0 {
-			k.mu.Lock()
-			k.waiter = len(k.list) > 0
-			again := k.waiter
-			k.mu.Unlock()
-			if again {
-				continue
-			}
-			return
-		}
-		how := fenceFailed
-		if p.link.WaitFor(upTo, fenceWait) {
-			how = fencePassed
-		}
-		p.unpark(upTo, how)
-	}
 }

@@ -84,3 +84,72 @@ func TestPassedFenceIsForOneRequest(t *testing.T) {
 		t.Error("the next read did not wait for the next fence")
 	}
 }
+
+// parkIdle parks a session whose client has sent nothing, as if it had been told just
+// before to wait for what has been raised until now.
+func (n *nearside) parkIdle(c *redistest.Client) {
+	n.t.Helper()
+	want(n.t, c, "PONG", "PING")
+	s := n.sessionList()[0]
+	n.eventually("the session waits for its client", s.src.Idle)
+	s.src.Take()
+	n.park(s)
+}
+
+// The fence passes between the look that finds it and the
+// parking: nobody would let the session go but the clock. Guard: the look in park.
+func TestFencePassesBeforeParking(t *testing.T) {
+	n := start(t, redistest.Start(t), nil)
+	c := n.dial()
+	n.link.Fence()
+	raised := n.link.Raised()
+	n.eventually("the fence has passed", func() bool { return n.link.Passed() >= raised })
+	n.parkIdle(c)
+	n.parking.mu.Lock()
+	parked := len(n.parking.list)
+	n.parking.mu.Unlock()
+	if parked != 0 {
+		t.Fatal("it waits for a fence that has passed")
+	}
+	want(t, c, "PONG", "PING")
+}
+
+// When the link is lost those who wait for a fence go on at once, past the near cache.
+func TestLinkLostWhileParked(t *testing.T) {
+	_, relay, n := heldBack(t, nil)
+	c := n.dial()
+	want(t, c, "OK", "SET", "product:1", "v")
+	n.warm(c, "GET", "product:1")
+	held := n.parks(relay, c, "product:1")
+	defer held.Release()
+	n.link.Drop("for the test")
+	n.parking.mu.Lock()
+	parked := len(n.parking.list) // Drop has let it go before it returned
+	n.parking.mu.Unlock()
+	if parked != 0 {
+		t.Fatal("it waits for what nobody will answer")
+	}
+	if got := c.Read(); got != "v" {
+		t.Errorf("answered %s", got)
+	}
+}
+
+// A PING that nobody answers is not waited for longer than fenceWait.
+func TestParkedForTooLong(t *testing.T) {
+	_, relay, n := heldBack(t, nil)
+	c := n.dial()
+	want(t, c, "OK", "SET", "product:1", "v")
+	n.warm(c, "GET", "product:1")
+	bypassed := n.m.rule(n.rules().Match([]byte("product:1")).ID).bypassed[bypassFence]
+	for range 2 { // the clock is set anew
+		held := n.parks(relay, c, "product:1")
+		before := bypassed.Get()
+		if got := c.Read(); got != "v" {
+			t.Errorf("answered %s", got)
+		}
+		if bypassed.Get() == before {
+			t.Error("it was not passed by the near cache")
+		}
+		held.Release()
+	}
+}

@@ -164,6 +164,7 @@ func New(cfg Config) (*Proxy, error) {
 		},
 		Up:     p.linkUp,
 		Proven: p.unparkPassed,
+		Lost:   p.unparkLost,
 	})
 	p.fencePing.link = p.link
 	if cfg.Admin != "" {

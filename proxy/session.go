@@ -102,7 +102,8 @@ type session struct {
 	turn       *loop.Turn   // the reader runs on the loop's goroutine, or did when its turn began
 	parks      bool         // the request at hand is to be begun again when a fence has passed
 	afterFence fenced       // … which it has, or not
-	fence      uint64       // … with this number (parking)
+	fence      uint64       // … with this number, and it has waited since; both are parking's
+	parkedAt   int64
 
 	lent     bool // in is the loop's buffer
 	alone    int  // how long the last stay on a goroutine of its own was, in batches

@@ -75,11 +75,26 @@ func runFences(ctx context.Context, b *bench) error {
 	r := &row{name: "fences", title: fmt.Sprintf("GET answered from the near cache beside %d lock cycles per second, which raise fences; 50 connections", lockRate)}
 	for _, with := range []bool{false, true} {
 		r.cases = append(r.cases, testCase{fenceCase(with), func(ctx context.Context) (sample, error) {
-			return b.besideLocks(ctx, r, near, with)
+			return b.besideLocks(ctx, r, near, fenceCase(with), with)
 		}})
 	}
+	// What of it the locks themselves cost: they take processors that hits share.
+	origin, unfenced, err := b.pair("unfenced", b.binaries[0], map[string]string{"  link: ": "auto\n  fence: []"})
+	if err != nil {
+		return err
+	}
+	defer b.lab.release(unfenced, origin)
+	if err := unfenced.fill(); err != nil {
+		return err
+	}
+	r.cases = append(r.cases, testCase{unfencedCase, func(ctx context.Context) (sample, error) {
+		return b.besideLocks(ctx, r, unfenced, unfencedCase, true)
+	}})
 	return b.do(ctx, r)
 }
+
+// unfencedCase is one of a nearside that breaks its promise.
+var unfencedCase = fenceCase(true) + ", cache.fence: []"
 
 func fenceCase(with bool) string {
 	if with {
@@ -88,7 +103,7 @@ func fenceCase(with bool) string {
 	return "no locks"
 }
 
-func (b *bench) besideLocks(ctx context.Context, r *row, near *peer, with bool) (sample, error) {
+func (b *bench) besideLocks(ctx context.Context, r *row, near *peer, name string, with bool) (sample, error) {
 	out := newSample()
 	hits, err := newGenerator(near.addr, 50, 0, gets(hotPrefix, uniform(hotKeys), 1), b.seed())
 	if err != nil {
@@ -130,6 +145,6 @@ func (b *bench) besideLocks(ctx context.Context, r *row, near *peer, with bool) 
 	if with {
 		out[fLockP99] = cycle.micros(99)
 	}
-	r.keep(fenceCase(with), open)
+	r.keep(name, open)
 	return out, nil
 }

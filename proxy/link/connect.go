@@ -156,13 +156,21 @@ func (l *Link) setState(state State) {
 // end stops hits, before anything else happens, and then has the connection closed. From here on nothing that the connection
 // says can make hits possible again.
 func (l *Link) end(s *session, reason string) {
+	if l.stop(s, reason) && l.cfg.Lost != nil {
+		l.cfg.Lost()
+	}
+}
+
+// stop is end without telling anybody; it says whether hits were possible before.
+func (l *Link) stop(s *session, reason string) (lost bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if s.over {
-		return
+		return false
 	}
 	s.over, s.reason = true, reason
 	if l.cur == s {
+		lost = true
 		l.cur = nil
 		l.until.Store(never)
 		l.proof.Store(never)
@@ -171,6 +179,7 @@ func (l *Link) end(s *session, reason string) {
 		l.wakeAll()
 	}
 	close(s.ended)
+	return lost
 }
 
 // alive notes that the connection answered something. Any answer will do: a Redis that says -BUSY is not gone, and connecting

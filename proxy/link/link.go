@@ -66,7 +66,9 @@ type Config struct {
 	Up                func(runID string)             // changes are reported: connections to another run id are closed here; nil: nothing to do
 	// Proven is called after each PONG that counts, on the connection's reading goroutine. It must not block. May be nil.
 	Proven func()
-	Log    *slog.Logger // nil: silent
+	// Lost is called when a connection has ended, hits being off already. It must not block. May be nil.
+	Lost func()
+	Log  *slog.Logger // nil: silent
 }
 
 // A Link tells what changed at the origin and whether hits may be served.
