@@ -9,6 +9,16 @@ import (
 	"nearside/proxy/internal/redistest"
 )
 
+// warmed is a nearside behind a relay, and a client of it whose product:1 is cached.
+func warmed(t *testing.T) (*redistest.Relay, *nearside, *redistest.Client) {
+	t.Helper()
+	_, relay, n := heldBack(t, nil)
+	c := n.dial()
+	want(t, c, "OK", "SET", "product:1", "v")
+	n.warm(c, "GET", "product:1")
+	return relay, n, c
+}
+
 // parks has a client read a key while the answer to the link's PINGs is held back and a
 // fence is raised, until its session is parked.
 func (n *nearside) parks(relay *redistest.Relay, c *redistest.Client, key string) *redistest.Held {
@@ -31,10 +41,7 @@ func (n *nearside) parks(relay *redistest.Relay, c *redistest.Client, key string
 func TestWokenBehindAFence(t *testing.T) {
 	for _, ends := range []bool{false, true} {
 		t.Run(fmt.Sprint("ends=", ends), func(t *testing.T) {
-			_, relay, n := heldBack(t, nil)
-			c := n.dial()
-			want(t, c, "OK", "SET", "product:1", "v")
-			n.warm(c, "GET", "product:1")
+			relay, n, c := warmed(t)
 			held := n.parks(relay, c, "product:1")
 			defer held.Release()
 			n.parking.mu.Lock()
@@ -116,10 +123,7 @@ func TestFencePassesBeforeParking(t *testing.T) {
 
 // When the link is lost those who wait for a fence go on at once, past the near cache.
 func TestLinkLostWhileParked(t *testing.T) {
-	_, relay, n := heldBack(t, nil)
-	c := n.dial()
-	want(t, c, "OK", "SET", "product:1", "v")
-	n.warm(c, "GET", "product:1")
+	relay, n, c := warmed(t)
 	held := n.parks(relay, c, "product:1")
 	defer held.Release()
 	n.link.Drop("for the test")
@@ -136,10 +140,7 @@ func TestLinkLostWhileParked(t *testing.T) {
 
 // A PING that nobody answers is not waited for longer than fenceWait.
 func TestParkedForTooLong(t *testing.T) {
-	_, relay, n := heldBack(t, nil)
-	c := n.dial()
-	want(t, c, "OK", "SET", "product:1", "v")
-	n.warm(c, "GET", "product:1")
+	relay, n, c := warmed(t)
 	bypassed := n.m.rule(n.rules().Match([]byte("product:1")).ID).bypassed[bypassFence]
 	for range 2 { // the clock is set anew
 		held := n.parks(relay, c, "product:1")

@@ -82,16 +82,11 @@ func (l *Link) Wait(timeout time.Duration) bool {
 	return l.waitFor(l.need.Load(), timeout)
 }
 
-// Raised is the number of the PING that the fences raised so far wait for, for WaitFor.
+// Raised is the number of the PING that the fences raised so far wait for: they have passed when Passed has come to it.
 func (l *Link) Raised() uint64 { return l.need.Load() }
 
 // Passed is the number of the last PING that has been answered with PONG.
 func (l *Link) Passed() uint64 { return l.passed.Load() }
-
-// WaitFor is Wait for the fences that Raised has told of.
-func (l *Link) WaitFor(raised uint64, timeout time.Duration) bool {
-	return !l.connects() || l.waitFor(raised, timeout)
-}
 
 // waitFor waits for the PONG of PING need.
 func (l *Link) waitFor(need uint64, timeout time.Duration) bool {
