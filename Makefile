@@ -160,6 +160,11 @@ deps: ## install redis-server, node, a C compiler (for -race), redis-py, the npm
 	@[ -z "$${CI:-}" ] || .ci/deps $(PEERS)
 	@if [ -f $(CLIENTS)/package.json ]; then $(MAKE) -s --no-print-directory $(CLIENTS)/node_modules/.installed; fi
 
+# Where the tests look for servers by name; NEARSIDE_SERVERS names another folder.
+.PHONY: servers
+servers: ## unpack Redis 6.0 and 8.0, Valkey 8.1 and 9.1 for the tests into a cache folder (95 MB; installs nothing)
+	@.ci/servers
+
 $(CLIENTS)/node_modules/.installed: $(wildcard $(CLIENTS)/package.json $(CLIENTS)/package-lock.json)
 	cd $(CLIENTS) && if [ -f package-lock.json ]; then npm ci --no-audit --no-fund; else npm install --no-audit --no-fund; fi
 	touch $@

@@ -23,18 +23,21 @@ type Server struct {
 	Port string
 	t    testing.TB
 	dir  string
+	path string // of the program
 	args []string
 	cmd  *exec.Cmd
 }
 
 // Start starts a redis-server with nothing in it and further arguments, and
-// stops it when the test ends.
+// stops it when the test ends. NEARSIDE_TEST_SERVER names another server.
 func Start(t testing.TB, args ...string) *Server {
 	t.Helper()
-	if _, err := exec.LookPath("redis-server"); err != nil {
-		t.Fatalf("the tests need a real redis-server; run make deps: %v", err)
-	}
-	s := &Server{t: t, dir: t.TempDir(), args: args}
+	return StartNamed(t, Name(os.Getenv("NEARSIDE_TEST_SERVER")), args...)
+}
+
+func startProgram(t testing.TB, path string, own, args []string) *Server {
+	t.Helper()
+	s := &Server{t: t, dir: t.TempDir(), path: path, args: append(own, args...)}
 	for {
 		ln, err := net.Listen("tcp", "127.0.0.1:0")
 		if err != nil {
@@ -65,9 +68,9 @@ func (s *Server) Restart() {
 
 func (s *Server) start() bool {
 	s.t.Helper()
-	s.cmd = exec.Command("redis-server", append([]string{
+	s.cmd = exec.Command(s.path, append([]string{
 		"--port", s.Port, "--bind", "127.0.0.1", "--dir", s.dir, "--save", "", "--appendonly", "no",
-		"--enable-debug-command", "yes", "--logfile", filepath.Join(s.dir, "log"),
+		"--logfile", filepath.Join(s.dir, "log"),
 	}, s.args...)...)
 	if err := s.cmd.Start(); err != nil {
 		s.t.Fatal(err)
