@@ -29,9 +29,38 @@ type budget struct {
 	collecting atomic.Bool
 }
 
+// account is what one client holds of a budget. Its zero value holds nothing.
+type account struct{ held atomic.Int64 }
+
+// bytes is how much that is.
+func (a *account) bytes() int64 { return a.held.Load() }
+
+// debtor is the client that an account belongs to, as far as a wait for room concerns it.
+type debtor interface {
+	holdsMost() bool         // no other client holds more
+	blocking()               // it is about to wait
+	patience() time.Duration // how long it may wait
+	over() bool              // its client is gone, or is to go
+}
+
+// newBudget returns a budget of most bytes. over is called when there may be a
+// client to close; it must not block.
+func newBudget(most int64, over func()) *budget {
+	b := &budget{over: over}
+	b.max.Store(most)
+	b.changed.L = &b.mu
+	return b
+}
+
+// limit replaces the number of bytes.
+func (b *budget) limit(most int64) {
+	b.max.Store(most)
+	b.wake()
+}
+
 // add counts n bytes, negative when they are gone.
-func (b *budget) add(s *session, n int64) {
-	s.held.Add(n)
+func (b *budget) add(a *account, n int64) {
+	a.held.Add(n)
 	if b.used.Add(n) > b.max.Load() && n > 0 {
 		b.over()
 	}
@@ -45,35 +74,39 @@ func (b *budget) crowded() bool {
 }
 
 // reserve counts n more bytes of a request. If they do not fit, the clients that
-// hold most are closed first, and who asks waits for that. It reports false, with
-// nothing counted, when the asking session is itself the one that holds most.
-func (b *budget) reserve(s *session, n int64) bool {
-	b.add(s, n)
+// hold most are closed first, and d waits for that. It reports false, with
+// nothing counted, when d is itself the one that holds most.
+func (b *budget) reserve(a *account, d debtor, n int64) bool {
+	b.add(a, n)
 	if b.used.Load() <= b.max.Load() {
 		return true
 	}
-	if s.held.Load() > b.max.Load() || b.crowded() && s.p.worst() == s {
-		b.add(s, -n)
+	if a.bytes() > b.max.Load() || b.crowded() && d.holdsMost() {
+		b.add(a, -n)
 		return false
 	}
-	s.blocking()
-	deadline := time.Now().Add(s.p.conf().RequestTimeout)
-	timer := time.AfterFunc(s.p.conf().RequestTimeout, b.wake)
+	d.blocking()
+	patience := d.patience()
+	deadline := time.Now().Add(patience)
+	timer := time.AfterFunc(patience, b.wake)
 	defer timer.Stop()
 	b.waiting.Add(1)
 	defer b.waiting.Add(-1)
-	for b.used.Load() > b.max.Load() && !s.shutOnce.Load() && s.p.ctx.Err() == nil && time.Now().Before(deadline) {
+	full := func() bool {
+		return b.used.Load() > b.max.Load() && !d.over() && time.Now().Before(deadline)
+	}
+	for full() {
 		if b.crowded() {
 			b.over()
 		}
 		b.mu.Lock()
-		if b.used.Load() > b.max.Load() && !s.shutOnce.Load() && s.p.ctx.Err() == nil && time.Now().Before(deadline) {
+		if full() {
 			b.changed.Wait()
 		}
 		b.mu.Unlock()
 	}
 	if b.used.Load() > b.max.Load() {
-		b.add(s, -n)
+		b.add(a, -n)
 		return false
 	}
 	return true
@@ -117,15 +150,15 @@ func (b *budget) Release(n int64) {
 	}
 }
 
-// handOver puts n bytes that s held into transit.
-func (b *budget) handOver(s *session, n int64) {
+// handOver puts n bytes of an account into transit.
+func (b *budget) handOver(a *account, n int64) {
 	b.transit.Add(n)
-	s.held.Add(-n)
+	a.held.Add(-n)
 }
 
-// handBack makes n bytes in transit those of s.
-func (b *budget) handBack(s *session, n int64) {
-	s.held.Add(n)
+// handBack puts n bytes in transit on an account.
+func (b *budget) handBack(a *account, n int64) {
+	a.held.Add(n)
 	b.transit.Add(-n)
 }
 

@@ -270,7 +270,7 @@ func (s *session) describe(o *session) string {
 	idle := (clockNow() - o.active.Load()) / int64(time.Second)
 	line := fmt.Sprintf("id=%d addr=%s laddr=%s fd=0 name=%s age=%d idle=%d flags=%s db=%d sub=%d psub=%d ssub=%d multi=%d qbuf=%d qbuf-free=%d argv-mem=%d multi-mem=0 rbs=%d rbp=%d obl=%d oll=%d omem=%d tot-mem=%d events=%s cmd=%s user=%s redir=%d resp=%d",
 		o.id, addr, laddr, v.name, int(time.Since(o.begun).Seconds()), idle, o.flags(v), v.db, v.channels, v.patterns, v.shards, o.queuedN.Load()-1,
-		qbuf, qfree, argv, rbs, rbs, obl, oll, max(0, omem-int64(obl)), emptySession+o.held.Load(), events, cmd, v.user, redir, v.proto)
+		qbuf, qfree, argv, rbs, rbs, obl, oll, max(0, omem-int64(obl)), emptySession+o.account.bytes(), events, cmd, v.user, redir, v.proto)
 	if facts := s.p.server.Load(); facts != nil && facts.atLeast7(2) {
 		line += " lib-name=" + v.lib + " lib-ver=" + v.ver
 	}

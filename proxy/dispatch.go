@@ -292,7 +292,7 @@ func (s *session) gives(req []byte) bool {
 // give sends head and the request at hand, which takes the read buffer along; the
 // session goes on with a fresh one.
 func (s *session) give(sl *slot, c *origin.Conn, head, req []byte, replies int) error {
-	b := &s.p.budget
+	b := s.p.budget
 	n := int64(cap(s.in) - inIdle) // as resize has counted it
 	rest := s.in[s.off:]
 	s.in = append(make([]byte, 0, max(inIdle, len(rest))), rest...)
@@ -300,7 +300,7 @@ func (s *session) give(sl *slot, c *origin.Conn, head, req []byte, replies int) 
 	s.since = time.Time{}
 	s.gave = true
 	s.charge(int64(cap(s.in) - inIdle))
-	b.handOver(s, n)
+	b.handOver(&s.account, n)
 	return c.SendOwned(head, req, replies, sl, func() { b.Release(n) })
 }
 

@@ -297,7 +297,7 @@ func TestNothingLeaks(t *testing.T) {
 	n.eventually("all buffers are given back", func() bool { return n.budget.used.Load() == 0 })
 	n.eventually("no connection is pinned", func() bool { return n.origin.Stats().Pinned == 0 })
 	for _, s := range n.sessionList() {
-		if held := s.held.Load(); held != 0 {
+		if held := s.account.bytes(); held != 0 {
 			t.Errorf("a session holds %d bytes", held)
 		}
 	}

@@ -184,7 +184,7 @@ func TestSlowSubscriberSoftLimit(t *testing.T) {
 	n.eventually("both are behind", func() bool {
 		behind := 0
 		for _, s := range n.sessionList() {
-			if s.held.Load() > softPushBacklog {
+			if s.account.bytes() > softPushBacklog {
 				behind++
 			}
 		}

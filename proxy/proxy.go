@@ -49,7 +49,7 @@ type Proxy struct {
 	ctx       context.Context // ends with Run
 	cancel    context.CancelFunc
 	ready     chan struct{}
-	budget    budget
+	budget    *budget
 	over      chan struct{}
 	loops     *loop.Group  // nil: goroutines for everything
 	slowClock func() int64 // of the time for which a subscriber may be behind
@@ -113,14 +113,12 @@ func New(cfg Config) (*Proxy, error) {
 	p.m = newMeters(p.ids.most)
 	p.m.follow(set.rules, p.held)
 	p.ctx, p.cancel = context.WithCancel(context.Background())
-	p.budget.max.Store(cfg.Buffers)
-	p.budget.changed.L = &p.budget.mu
-	p.budget.over = func() {
+	p.budget = newBudget(cfg.Buffers, func() {
 		select {
 		case p.over <- struct{}{}:
 		default: // it is being looked after
 		}
-	}
+	})
 	if p.tls, err = cfg.TLS.watch(cfg.Log); err != nil {
 		return nil, err
 	}
@@ -132,7 +130,7 @@ func New(cfg Config) (*Proxy, error) {
 	}
 	if p.origin, err = origin.Open(origin.Config{
 		URL: cfg.Redis, Timeout: cfg.OriginTimeout, Connections: cfg.OriginConnections, MaxPinned: cfg.MaxPinned,
-		OnConnect: p.met, Budget: &p.budget, TLS: origin.TLS(cfg.RedisTLS), Log: cfg.Log, SkipRunID: cfg.Embedded,
+		OnConnect: p.met, Budget: p.budget, TLS: origin.TLS(cfg.RedisTLS), Log: cfg.Log, SkipRunID: cfg.Embedded,
 	}); err != nil {
 		p.l1.Close()
 		return nil, err

@@ -272,10 +272,10 @@ func (q *queue) grow(s *session, n int64) {
 	if q.credit > 0 && n > 0 {
 		known := min(n, q.credit)
 		q.credit -= known
-		s.p.budget.handBack(s, known)
+		s.p.budget.handBack(&s.account, known)
 		n -= known
 	}
-	s.p.budget.add(s, n)
+	s.p.budget.add(&s.account, n)
 }
 
 // local queues a reply that is known at once, behind all earlier ones.
@@ -361,7 +361,7 @@ func (s *session) closeIfSlow() {
 
 // closeSlow closes a client that does not read its messages.
 func (s *session) closeSlow() {
-	s.p.log.Warn("closing a client that does not read its messages", "client", s.id, "backlog", s.held.Load())
+	s.p.log.Warn("closing a client that does not read its messages", "client", s.id, "backlog", s.account.bytes())
 	s.p.m.slowClosed.Inc()
 	s.shut()
 }

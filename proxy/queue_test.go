@@ -334,8 +334,8 @@ func TestQueueClosed(t *testing.T) {
 	s.replyRaw(numbered(4, 100))
 	s.pushOut([]byte("+x\r\n"))
 	s.Flush()
-	if used := s.p.budget.used.Load(); used != 0 || s.held.Load() != 0 {
-		t.Errorf("%d bytes are counted after the end, %d of them the session's", used, s.held.Load())
+	if used := s.p.budget.used.Load(); used != 0 || s.account.bytes() != 0 {
+		t.Errorf("%d bytes are counted after the end, %d of them the session's", used, s.account.bytes())
 	}
 
 	// The reader finds out late: it has something of its own to say first.

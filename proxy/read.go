@@ -114,7 +114,7 @@ func (s *session) room() bool {
 			}
 		}
 		if more := int64(max(grown, inIdle)-inIdle) - s.inHeld(); grown > inLarge {
-			if !s.p.budget.reserve(s, more) {
+			if !s.reserve(more) {
 				s.replyError(errBusyBuffers)
 				return false
 			}
@@ -142,7 +142,17 @@ func (s *session) inHeld() int64 {
 	return int64(max(cap(s.in), inIdle) - inIdle)
 }
 
-func (s *session) charge(n int64) { s.p.budget.add(s, n) }
+func (s *session) charge(n int64) { s.p.budget.add(&s.account, n) }
+
+// reserve is budget.reserve for this client.
+func (s *session) reserve(n int64) bool { return s.p.budget.reserve(&s.account, debts{s}, n) }
+
+// debts is the session as its budget sees it.
+type debts struct{ *session }
+
+func (d debts) holdsMost() bool         { return d.p.worst() == d.session }
+func (d debts) patience() time.Duration { return d.p.conf().RequestTimeout }
+func (d debts) over() bool              { return d.shutOnce.Load() || d.p.ctx.Err() != nil }
 
 // keep counts what the session remembers at its client's wish.
 func (s *session) keep(n int) {

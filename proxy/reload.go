@@ -90,8 +90,7 @@ func (p *Proxy) Reload(next Config) ([]Change, error) {
 	}
 	p.m.follow(set.rules, p.held)
 	p.swap(old, set)
-	p.budget.max.Store(next.Buffers)
-	p.budget.wake()
+	p.budget.limit(next.Buffers)
 	if err := p.l1.SetLimits(next.Memory, next.MaxEntries); err != nil { // fill has looked
 		return nil, err
 	}

@@ -210,7 +210,7 @@ func (p *Proxy) relieve() {
 			if worst == nil {
 				break
 			}
-			p.log.Warn("closing the client that holds most of the buffers", "client", worst.id, "bytes", worst.held.Load(), "buffers", p.budget.max.Load())
+			p.log.Warn("closing the client that holds most of the buffers", "client", worst.id, "bytes", worst.account.bytes(), "buffers", p.budget.max.Load())
 			p.m.slowClosed.Inc()
 			worst.shut()
 			p.budget.wake() // it may wait itself
@@ -229,7 +229,7 @@ func (p *Proxy) worst() (worst *session) {
 	defer p.mu.Unlock()
 	for s := range p.sessions {
 		idle := max(time.Duration(now-s.served.Load()), 10*time.Millisecond)
-		if weight := float64(s.held.Load()) * idle.Seconds(); weight > most {
+		if weight := float64(s.account.bytes()) * idle.Seconds(); weight > most {
 			worst, most = s, weight
 		}
 	}

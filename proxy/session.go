@@ -63,8 +63,8 @@ type session struct {
 	q        queue
 	async    bool
 	wbuf     []byte
-	captured *[]byte      // a local reply that EXEC will send
-	held     atomic.Int64 // bytes of the budget
+	captured *[]byte // a local reply that EXEC will send
+	account  account // of the budget
 
 	// Origin connections in use.
 	wires   [4]wire
@@ -300,7 +300,7 @@ const (
 // reserveArgs counts what the arguments of the request at hand will take.
 func (s *session) reserveArgs() bool {
 	n := int64(s.frames.count) * argBytes
-	if !s.p.budget.reserve(s, n) {
+	if !s.reserve(n) {
 		return false
 	}
 	s.argsHeld = n

@@ -353,7 +353,7 @@ func (s *session) queueLocal(raw []byte) {
 		return
 	}
 	n := len(raw)
-	if !s.p.budget.reserve(s, int64(n)) {
+	if !s.reserve(int64(n)) {
 		s.abortLater(errBusyBuffers, true)
 		return
 	}
