@@ -146,7 +146,7 @@ func TestDrainAfterSlowAnswer(t *testing.T) {
 	n.eventually("the answer is on its way", func() bool {
 		s.q.mu.Lock()
 		defer s.q.mu.Unlock()
-		return s.q.gone >= size
+		return s.q.n == 0 && s.q.size == 0
 	})
 	select { // it has been closed, or the client is waited for
 	case <-s.ended:

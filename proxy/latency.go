@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"nearside/policy"
-	"nearside/proxy/origin"
 )
 
 // path is the way that a command took.
@@ -101,23 +100,6 @@ func seconds(ns int64) string {
 	return strconv.FormatFloat(float64(ns)/float64(time.Second), 'f', -1, 64)
 }
 
-// clock is what commands are timed by, in nanoseconds: cheaper than clockNow,
-// and it may stand still while the machine sleeps. 0 if nothing is timed.
-func (p *Proxy) clock() int64 {
-	if !p.timed {
-		return 0
-	}
-	return p.origin.Now()
-}
-
-// answeredAt is the clock of when a batch of answers was read; without a batch it is now.
-func (p *Proxy) answeredAt(batch *origin.Batch) int64 {
-	if batch == nil || batch.At() == 0 {
-		return p.clock()
-	}
-	return batch.At()
-}
-
 // batchTimes collects what the reader has answered itself until it is let out, all
 // of which has then taken equally long: from when the batch was read.
 type batchTimes struct {
@@ -126,7 +108,8 @@ type batchTimes struct {
 	n     [8]uint64
 }
 
-func (t *batchTimes) add(s *session, c cell) {
+// add collects one command; d is how long it has taken so far.
+func (t *batchTimes) add(l *latency, c cell, d int64) {
 	for i := t.used - 1; i >= 0; i-- {
 		if t.cells[i] == c {
 			t.n[i]++
@@ -134,21 +117,17 @@ func (t *batchTimes) add(s *session, c cell) {
 		}
 	}
 	if t.used == len(t.cells) {
-		t.settle(s)
+		t.settle(l, d)
 	}
 	t.cells[t.used], t.n[t.used] = c, 1
 	t.used++
 }
 
-// settle counts what was collected.
-func (t *batchTimes) settle(s *session) {
-	if t.used == 0 {
-		return
-	}
-	d := s.p.clock() - s.readAt
+// settle counts what was collected, which took d.
+func (t *batchTimes) settle(l *latency, d int64) {
 	b := bucket(d)
 	for i := range t.used {
-		s.p.latency[t.cells[i]].add(b, t.n[i], int64(t.n[i])*d)
+		l[t.cells[i]].add(b, t.n[i], int64(t.n[i])*d)
 	}
 	t.used = 0
 }
@@ -162,18 +141,18 @@ type answerTimes struct {
 	sum    int64
 }
 
-func (t *answerTimes) add(p *Proxy, c cell, d int64) {
+func (t *answerTimes) add(l *latency, c cell, d int64) {
 	if b := bucket(d); t.n == 0 || c != t.cell || b != t.bucket {
-		t.settle(p)
+		t.settle(l)
 		t.cell, t.bucket = c, b
 	}
 	t.n++
 	t.sum += d
 }
 
-func (t *answerTimes) settle(p *Proxy) {
+func (t *answerTimes) settle(l *latency) {
 	if t.n > 0 {
-		p.latency[t.cell].add(t.bucket, t.n, t.sum)
+		l[t.cell].add(t.bucket, t.n, t.sum)
 		t.n, t.sum = 0, 0
 	}
 }

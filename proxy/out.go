@@ -45,10 +45,9 @@ func (s *session) writeHeld(b []byte) error {
 	}
 	s.blocking()
 	s.charge(int64(len(b)))
-	out := s.p.clock()
 	err := s.write(b[n:])
 	s.charge(-int64(len(b)))
-	s.tookLong(out)
+	s.restart() // what comes next is not late because of this
 	return err
 }
 
@@ -66,14 +65,11 @@ func (s *session) flushReplies() bool {
 		s.sendOut()
 		return true
 	}
-	s.times.settle(s)
+	s.settleTimes()
 	if len(s.wbuf) == 0 {
 		return true
 	}
 	err := s.writeHeld(s.wbuf)
-	if len(s.late) > 0 {
-		s.letGo(s.p.clock())
-	}
 	if cap(s.wbuf) > keepOut {
 		s.wbuf = nil
 	} else {

@@ -136,7 +136,7 @@ func New(cfg Config) (*Proxy, error) {
 		return nil, err
 	}
 	p.users.init(p)
-	p.slow.init(p)
+	p.slow.init(cfg.Slow, p.m.set)
 	p.latencies = !cfg.NoLatency
 	p.timed = p.latencies || p.slow.on()
 	p.quarantine.init(p.ids.most)

@@ -46,16 +46,8 @@ type queue struct {
 	credit int64 // in transit until now: the next that is counted is not counted again
 
 	// How long commands take: see op.go.
-	at      int64       // when the answer came that lets replies out
-	total   int64       // bytes ever put into the output
-	gone    int64       // of these, bytes that the client has taken
-	times   answerTimes // of answers not counted yet
-	late    []*slowOp   // slow already; the client has not taken their replies
-	oldest  *slot       // of the other commands whose replies it has not taken; at most maxMarked of them
-	newest  *slot
-	marked  int
-	stalled bool // the client did not take all at once
-	told    bool // … and one of these commands has been told to be slow since
+	at    int64       // when the answer came that lets replies out
+	times answerTimes // of answers not counted yet
 }
 
 // outChunk is the size beyond which the output buffer is closed and a new one
@@ -129,11 +121,6 @@ func (s *session) detachOut() {
 		s.q.emit(s, s.wbuf, false)
 		s.wbuf = s.wbuf[:0]
 	}
-	for i, o := range s.late {
-		s.q.hold(s, o)
-		s.late[i] = nil
-	}
-	s.late = s.late[:0]
 }
 
 // answer records a slot's reply, which came at a time of Proxy.clock. With owned, b
@@ -215,9 +202,8 @@ func (q *queue) pop(s *session) {
 	}
 	q.n--
 	q.popped++
-	if !q.leave(s, sl) {
-		q.recycle(sl)
-	}
+	q.leave(s, sl)
+	q.recycle(sl)
 }
 
 func (q *queue) recycle(sl *slot) {
@@ -248,7 +234,6 @@ func (q *queue) emit(s *session, b []byte, owned bool) {
 		return
 	}
 	q.grow(s, int64(len(b)))
-	q.total += int64(len(b))
 	if owned && len(b) > origin.TakeSize {
 		if len(q.out) > 0 {
 			q.full = append(q.full, q.out)
@@ -293,7 +278,6 @@ func (s *session) queueLocalReply(b []byte, owned bool) {
 	}
 	if q.n == 0 {
 		q.emit(s, b, owned)
-		q.markLocal(s)
 		return
 	}
 	sl := q.takeFree()

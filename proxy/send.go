@@ -19,7 +19,7 @@ func (s *session) Flush() { s.send(atOnce) }
 
 // sendOut sends what there is, waiting for a slow client; for the reader.
 func (s *session) sendOut() {
-	s.times.settle(s)
+	s.settleTimes()
 	s.send(asReader)
 }
 
@@ -37,7 +37,7 @@ const (
 func (s *session) send(as sender) {
 	q := &s.q
 	q.mu.Lock()
-	q.times.settle(s.p)
+	q.times.settle(&s.p.latency)
 	if q.sending {
 		q.mu.Unlock()
 		return
@@ -61,7 +61,7 @@ func (s *session) send(as sender) {
 		}
 		q.mu.Lock()
 	}
-	q.sending, q.stalled, q.told = false, false, false
+	q.sending = false
 	if q.waiting {
 		q.cond.Signal()
 	}
@@ -132,8 +132,6 @@ func (s *session) sent(n int) {
 		if q.slowSince != 0 && q.size <= softPushBacklog {
 			q.slowSince = 0
 		}
-		q.gone += int64(n)
-		q.taken(s)
 	}
 	if q.waiting {
 		q.cond.Signal()

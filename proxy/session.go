@@ -205,9 +205,6 @@ func (s *session) batch() bool {
 			return false
 		}
 		raw := s.in[s.off : s.off+n]
-		if len(s.wbuf) == 0 {
-			s.first = s.off
-		}
 		s.off += n
 		if !s.request(kind, raw) {
 			return false
@@ -374,8 +371,7 @@ func (s *session) shut() {
 	q.full, q.out = nil, nil
 	s.p.budget.gone(q.size)
 	q.size = 0
-	q.times.settle(s.p)
-	q.untaken(s)
+	q.times.settle(&s.p.latency)
 	q.cond.Broadcast()
 	q.mu.Unlock()
 	_ = s.conn.Close() // nothing is left to be said to this client
@@ -389,8 +385,7 @@ func (s *session) close() {
 	s.abandon()
 	s.counts.flush(s)
 	s.passed.flush(s)
-	s.times.settle(s)
-	s.letGo(s.p.clock())
+	s.settleTimes()
 	s.charge(-s.inHeld() - s.kept - s.argsHeld)
 	s.kept, s.argsHeld = 0, 0
 	s.p.users.leave(s.acl)

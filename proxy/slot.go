@@ -38,7 +38,6 @@ type slot struct {
 	reserved int64        // what the budget counts for the answer, as in transit
 	inline   [2]uint32    // backs writes: most commands write one or two keys
 	op       op           // what it is, and how long it takes
-	out, end int64        // of a marked one: when its reply was put into the output, and up to where
 }
 
 // A finisher turns what the origin answered into what the client gets. It runs

@@ -3,16 +3,16 @@ package proxy
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/VictoriaMetrics/metrics"
-	"github.com/tidwall/redcon"
 )
 
 // slowlog remembers the commands that took longer than Config.Slow, from when they
-// were read to when the client had taken the reply, and lets them be logged.
+// were read to when the reply was put into the client's output, and lets them be logged.
 // Whoever adds one, an origin's reader perhaps, never waits: the log is written by
 // a goroutine of its own, and what it cannot keep up with is only counted.
 type slowlog struct {
@@ -44,33 +44,36 @@ type slowEntry struct {
 
 	queue  time.Duration // from read to sent, and from the answer until earlier replies were out
 	origin time.Duration // from sent to answered
-	client time.Duration // until the client had taken the reply
 	path   path
 
 	command, prefix string
 	session         uint64
 }
 
-func (l *slowlog) init(p *Proxy) {
-	l.threshold = int64(p.cfg.Slow)
+func (l *slowlog) init(threshold time.Duration, set *metrics.Set) {
+	l.threshold = int64(threshold)
 	l.lines = make(chan *slowEntry, slowEntries)
 	for w := range paths {
-		l.counted[w] = p.m.set.NewCounter(fmt.Sprintf("nearside_slow_commands_total{path=%q}", w))
+		l.counted[w] = set.NewCounter(fmt.Sprintf("nearside_slow_commands_total{path=%q}", w))
 	}
 }
 
 func (l *slowlog) on() bool { return l.threshold >= 0 }
 
-// add remembers a command of s whose reply the client had taken at now, or will never take.
-func (l *slowlog) add(s *session, o *slowOp, now int64) {
+// slowClient is who sent a slow command.
+type slowClient struct {
+	id         uint64
+	addr, name string
+}
+
+// add remembers a command whose reply was put into the output at out.
+func (l *slowlog) add(o *op, out int64, who slowClient) {
 	e := &slowEntry{
-		at: time.Now(), args: o.shape.list(o.cmd), name: s.seen().name, path: o.path, command: commandName(o.cmd), session: s.id,
-		queue:  time.Duration(max(o.sent-o.read, 0) + max(o.out-o.answered, 0)),
+		at: time.Now(), args: o.shape.list(o.cmd), addr: who.addr, name: who.name, path: o.path, command: commandName(o.cmd), session: who.id,
+		queue:  time.Duration(max(o.sent-o.read, 0) + max(out-o.answered, 0)),
 		origin: time.Duration(max(o.answered-o.sent, 0)),
-		client: time.Duration(max(now-o.out, 0)),
 	}
-	e.took = e.queue + e.origin + e.client
-	e.addr, _ = s.addrs()
+	e.took = e.queue + e.origin
 	if o.rule != nil {
 		e.prefix = o.rule.Prefix
 	}
@@ -117,13 +120,13 @@ func (l *slowlog) reset() {
 }
 
 // run writes the log until ctx is done.
-func (l *slowlog) run(ctx context.Context, p *Proxy) {
+func (l *slowlog) run(ctx context.Context, log *slog.Logger) {
 	period := time.NewTicker(slowPeriod)
 	defer period.Stop()
 	written, left := 0, int64(0)
 	rest := func() {
 		if left += l.unlogged.Swap(0); left > 0 {
-			p.log.Warn("more slow commands than are logged", "left_out", left)
+			log.Warn("more slow commands than are logged", "left_out", left)
 		}
 		written, left = 0, 0
 	}
@@ -135,8 +138,8 @@ func (l *slowlog) run(ctx context.Context, p *Proxy) {
 				continue
 			}
 			written++
-			p.log.Warn("slow command", "command", e.command, "prefix", e.prefix, "path", e.path, "client", e.session,
-				"took", e.took, "queue", e.queue, "origin", e.origin, "taking", e.client)
+			log.Warn("slow command", "command", e.command, "prefix", e.prefix, "path", e.path, "client", e.session,
+				"took", e.took, "queue", e.queue, "origin", e.origin)
 		case <-period.C:
 			rest()
 		case <-ctx.Done():
@@ -145,58 +148,4 @@ func (l *slowlog) run(ctx context.Context, p *Proxy) {
 			return
 		}
 	}
-}
-
-// slowlogCommand is NEARSIDE SLOWLOG GET [count] | LEN | RESET, with Redis's replies.
-// An entry has four elements more than Redis's: the microseconds in the queue, at
-// the origin and until the client had taken the reply, and the path.
-func (s *session) slowlogCommand() {
-	l := &s.p.slow
-	sub, rest := s.args[2], s.args[3:]
-	switch {
-	case foldEqual(sub, "len") && len(rest) == 0:
-		s.replyRaw(redcon.AppendInt(nil, int64(l.len())))
-	case foldEqual(sub, "reset") && len(rest) == 0:
-		if s.mayRun("nearside|slowlog") {
-			l.reset()
-			s.replyString(replyOK)
-		}
-	case foldEqual(sub, "get") && len(rest) <= 1:
-		n := int64(slowDefault)
-		if len(rest) == 1 {
-			var ok bool
-			if n, ok = parseLength(rest[0]); !ok || n < -1 {
-				s.replyError("ERR count should be greater than or equal to -1")
-				return
-			}
-		}
-		if s.mayRun("nearside|slowlog") {
-			s.replyRaw(appendSlow(nil, l.latest(n)))
-		}
-	case foldEqual(sub, "len"), foldEqual(sub, "reset"), foldEqual(sub, "get"):
-		s.replyError(errArity("nearside|slowlog"))
-	default:
-		s.replyError(errUnknownSub("nearside", string(sub)))
-	}
-}
-
-func appendSlow(b []byte, list []*slowEntry) []byte {
-	b = redcon.AppendArray(b, len(list))
-	for _, e := range list {
-		b = redcon.AppendArray(b, 10)
-		b = redcon.AppendInt(b, e.id)
-		b = redcon.AppendInt(b, e.at.Unix())
-		b = redcon.AppendInt(b, e.took.Microseconds())
-		b = redcon.AppendArray(b, len(e.args))
-		for _, a := range e.args {
-			b = redcon.AppendBulkString(b, a)
-		}
-		b = redcon.AppendBulkString(b, e.addr)
-		b = redcon.AppendBulkString(b, e.name)
-		for _, d := range []time.Duration{e.queue, e.origin, e.client} {
-			b = redcon.AppendInt(b, d.Microseconds())
-		}
-		b = redcon.AppendBulkString(b, e.path.String())
-	}
-	return b
 }

@@ -64,9 +64,6 @@ func (s *session) tryWrite(b []byte) (n int, ok bool) {
 // in which it takes nothing at all. On an error the session is shut.
 func (s *session) write(b []byte) error {
 	n, ok := s.tryWrite(b)
-	if !ok {
-		s.stall()
-	}
 	for !ok {
 		b = b[n:]
 		if err := s.conn.SetWriteDeadline(time.Now().Add(s.p.conf().WriteTimeout)); err != nil {
