@@ -46,7 +46,7 @@ func (s *session) cached(raw []byte) {
 	if !s.acl.mayFetch(p.l1, s.now) || s.acl.number != 0 && p.users.refused.Load() {
 		// Nothing older of this user's can follow: entries are made anew when that ends.
 		s.bypass(bypassUser)
-		s.counts.missed(s, s.d.Keys)
+		s.counts.missed(s.d.Keys)
 		s.forward(raw)
 		return
 	}
@@ -76,7 +76,7 @@ const maxCachedRequest = 64 << 10
 
 // readThrough reads at the origin and keeps nothing.
 func (s *session) readThrough(raw []byte) {
-	s.counts.missed(s, s.d.Keys)
+	s.counts.missed(s.d.Keys)
 	c, err := s.wire(s.d.DB, false)
 	if err != nil {
 		s.replyOriginError(err)
@@ -148,14 +148,14 @@ func (s *session) cachedOne(raw []byte) {
 	}
 	if miss == l1.Hit {
 		s.path = pathHit
-		s.counts.hit(s, k.Rule, e)
-		s.counts.audit.hit(&p.audit, e)
+		s.counts.hit(k.Rule, e.Negative())
+		s.sampler.hit(&p.audit, e)
 		p.touch.hit(e)
 		s.replyShared(e.Reply)
 		return
 	}
-	s.counts.missed(s, d.Keys)
-	p.m.missed(miss)
+	s.counts.missed(d.Keys)
+	p.m.missed(int(miss))
 
 	c, err := s.wire(d.DB, false)
 	if err != nil {
@@ -354,7 +354,7 @@ func (s *session) cachedMany(raw []byte) {
 	p, d := s.p, &s.d
 	if len(d.Keys) > maxMany {
 		s.bypass(bypassTooMany)
-		s.counts.missed(s, d.Keys)
+		s.counts.missed(d.Keys)
 		s.forward(raw)
 		return
 	}
@@ -370,7 +370,7 @@ func (s *session) cachedMany(raw []byte) {
 		key := s.args[k.Pos]
 		e, miss := p.l1.Get(s.cacheID(d.DB, "get", s.args[k.Pos:k.Pos+1]), key, k.Rule.ID, s.now)
 		if miss != l1.Hit {
-			p.m.missed(miss)
+			p.m.missed(int(miss))
 			s.fetchMany(raw)
 			return
 		}
@@ -378,7 +378,7 @@ func (s *session) cachedMany(raw []byte) {
 	}
 	for _, e := range found {
 		if !p.l1.Current(p.l1.Stamped(e)) {
-			p.m.missed(l1.Overtaken)
+			p.m.missed(int(l1.Overtaken))
 			s.fetchMany(raw)
 			return
 		}
@@ -388,8 +388,8 @@ func (s *session) cachedMany(raw []byte) {
 	total := 0
 	for i, e := range found {
 		total += len(e.Reply)
-		s.counts.hit(s, d.Keys[i].Rule, e)
-		s.counts.audit.hit(&p.audit, e)
+		s.counts.hit(d.Keys[i].Rule, e.Negative())
+		s.sampler.hit(&p.audit, e)
 		p.touch.hit(e)
 	}
 	if total > outChunk {
@@ -435,7 +435,7 @@ const maxMany = 256
 // fetchMany sends an MGET whole and keeps each value that it returns.
 func (s *session) fetchMany(raw []byte) {
 	p, d := s.p, &s.d
-	s.counts.missed(s, d.Keys)
+	s.counts.missed(d.Keys)
 	c, err := s.wire(d.DB, false)
 	if err != nil {
 		s.replyOriginError(err)

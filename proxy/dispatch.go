@@ -206,7 +206,7 @@ func (s *session) effects(sl *slot) {
 		for i := range d.Keys {
 			if k := &d.Keys[i]; k.Write && s.p.keeps(k) {
 				sl.writes = append(sl.writes, s.p.l1.Slot(s.args[k.Pos]))
-				s.counts.wrote(s, k.Rule, d.Cmd)
+				s.counts.wrote(k.Rule, d.Cmd)
 			}
 		}
 	}

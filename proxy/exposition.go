@@ -12,16 +12,16 @@ import (
 	"github.com/VictoriaMetrics/metrics"
 )
 
-// WriteMetrics writes everything in Prometheus's text form: the families in the
+// write writes everything in Prometheus's text form: the families in the
 // order of their names, each with what it means and its series.
 //
 // The library can say of what type its metrics are, by a switch for the whole
 // process, but not what they mean, and takes a counter that is read off
 // elsewhere for a gauge. So its own words are dropped and families' put in.
-func (p *Proxy) WriteMetrics(w io.Writer) {
+func (m *meters) write(w io.Writer) {
 	var text bytes.Buffer
-	p.m.set.WritePrometheus(&text)
-	p.latency.write(&text)
+	m.set.WritePrometheus(&text)
+	m.latency.write(&text)
 	metrics.WriteProcessMetrics(&text)
 	writeFamilies(w, text.String())
 }

@@ -21,7 +21,7 @@ import (
 func (n *nearside) commands(family string, w path) (count uint64) {
 	for f := range policy.Families {
 		if family == "" || policy.Family(f).String() == family {
-			h := &n.latency[f*int(paths)+int(w)]
+			h := &n.m.latency[f*int(paths)+int(w)]
 			for b := range h.counts {
 				count += h.counts[b].Load()
 			}

@@ -2,16 +2,12 @@ package proxy
 
 import (
 	"fmt"
-	"runtime"
 	"strings"
 	"sync/atomic"
 
 	"github.com/VictoriaMetrics/metrics"
 
 	"nearside/policy"
-	"nearside/proxy/admin"
-	"nearside/proxy/l1"
-	"nearside/proxy/link"
 )
 
 // bypassReason says why a read under a cache rule had no part in the near cache.
@@ -46,16 +42,10 @@ var bypassNames = [bypassReasons]string{
 
 func (r bypassReason) String() string { return bypassNames[r] }
 
-// Where an invalidation came from, beside the causes that the link knows.
-const (
-	sourceOperator = "operator"
-	sourceRights   = "acl"
-	sourceReload   = "reload"
-)
-
 // meters are what nearside counts. What each metric means stands in families.
 type meters struct {
-	set *metrics.Set
+	set     *metrics.Set
+	latency latency
 
 	accepted, rejected          *metrics.Counter
 	protocolErrors, timedOut    *metrics.Counter
@@ -68,8 +58,8 @@ type meters struct {
 	fenceWaits, syncWaits       *metrics.Counter
 	refillWaits                 *metrics.Counter
 	auditSamples                *metrics.Counter
-	audited                     [auditResults]*metrics.Counter
-	misses                      [l1.Misses]*metrics.Counter
+	audited                     []*metrics.Counter // by the verifier's result
+	misses                      []*metrics.Counter
 	bypassed                    [bypassReasons]*metrics.Counter // from bypassNoRule on
 	invalidations               map[string]*metrics.Counter
 	published, publishErrors    *metrics.Counter
@@ -87,12 +77,15 @@ type ruleMeters struct {
 	bypassed                 [bypassNoRule]*metrics.Counter
 }
 
-func (r *ruleMeters) snapshot() admin.Counts {
-	return admin.NewCounts(r.hits.Get(), r.misses.Get(), r.sets.Get(), r.dels.Get())
+// labels are the values of labels that other packages give names to.
+type labels struct {
+	auditResults []string
+	misses       []string // by the number of the reason; "" is none
+	sources      []string // of invalidations
 }
 
 // newMeters counts nothing yet; ids is the highest rule id that there will ever be.
-func newMeters(ids int) *meters {
+func newMeters(ids int, l labels) *meters {
 	set := metrics.NewSet()
 	c := set.NewCounter
 	m := &meters{
@@ -125,19 +118,17 @@ func newMeters(ids int) *meters {
 	for r := bypassNoRule; r < bypassReasons; r++ {
 		m.bypassed[r] = c(fmt.Sprintf("nearside_cache_bypassed_total{reason=%q}", r))
 	}
-	for r := range auditResults {
-		m.audited[r] = c(fmt.Sprintf("nearside_audit_total{result=%q}", r))
+	for _, result := range l.auditResults {
+		m.audited = append(m.audited, c(fmt.Sprintf("nearside_audit_total{result=%q}", result)))
 	}
-	for r := range l1.Misses {
-		if r != l1.Hit {
-			m.misses[r] = c(fmt.Sprintf("nearside_cache_lookup_misses_total{reason=%q}", r))
+	for _, reason := range l.misses {
+		var counter *metrics.Counter
+		if reason != "" {
+			counter = c(fmt.Sprintf("nearside_cache_lookup_misses_total{reason=%q}", reason))
 		}
+		m.misses = append(m.misses, counter)
 	}
-	sources := []string{sourceOperator, sourceRights, sourceReload}
-	for _, cause := range link.Causes() {
-		sources = append(sources, cause.String())
-	}
-	for _, source := range sources {
+	for _, source := range l.sources {
 		m.invalidations[source] = c(fmt.Sprintf("nearside_invalidations_total{source=%q}", source))
 	}
 	m.byID = make([]atomic.Pointer[ruleMeters], ids+1)
@@ -175,59 +166,8 @@ func (m *meters) follow(rules *policy.Rules, held func(rule int) (entries, bytes
 	}
 }
 
-// gauges adds what is read off the proxy's parts when somebody asks.
-func (m *meters) gauges(p *Proxy) {
-	g := func(name string, f func() float64) { m.set.NewGauge(name, f) }
-	g("nearside_clients", func() float64 { return float64(p.clients.Load()) })
-	g("nearside_buffer_bytes", func() float64 { return float64(p.budget.used.Load()) })
-	g("nearside_buffer_limit_bytes", func() float64 { return float64(p.budget.max.Load()) })
-	g(fmt.Sprintf("nearside_build_info{version=%s,goversion=%q}", labelValue(p.cfg.Version), runtime.Version()), func() float64 { return 1 })
-	g("nearside_outstanding_replies", func() float64 { return float64(p.outstandingReplies()) })
-	g("nearside_cache_limit_bytes", func() float64 { return float64(p.conf().Memory) })
-	g("nearside_audit_rules_out", func() float64 { return float64(p.quarantine.count.Load()) })
-	g("nearside_config_last_reload_successful", func() float64 { return one(!p.reload.refused.Load()) })
-	g("nearside_link_up", func() float64 {
-		if v := p.link.Verdict(clockNow()); v == link.OK || v == link.Fenced {
-			return 1
-		}
-		return 0
-	})
-	g("nearside_staleness_bound_seconds", func() float64 {
-		d, known := p.link.Bound(clockNow())
-		if !known {
-			return -1
-		}
-		return d.Seconds()
-	})
-	g("nearside_max_staleness_seconds", func() float64 { return p.conf().MaxStaleness.Seconds() })
-	for _, source := range []string{link.ModeTracking, link.ModeKeyspace, link.ModeNone, link.ModeEmbedded} {
-		g(fmt.Sprintf("nearside_link_source{source=%q}", source), func() float64 { return one(p.link.Source() == source) })
-	}
-	for _, state := range link.States() {
-		g(fmt.Sprintf("nearside_link_state{state=%q}", state), func() float64 { return one(p.link.State() == state) })
-	}
-	g("nearside_link_blind", func() float64 { return one(p.link.Stats().Silent != "") })
-	for cause, count := range map[link.Cause]func(link.Stats) uint64{
-		link.Tracking: func(s link.Stats) uint64 { return s.Keys },
-		link.Keyspace: func(s link.Stats) uint64 { return s.Events },
-		link.Message:  func(s link.Stats) uint64 { return s.Messages },
-		link.Flush:    func(s link.Stats) uint64 { return s.Nulls },
-		link.Silent:   func(s link.Stats) uint64 { return s.Silents },
-	} {
-		g(fmt.Sprintf("nearside_link_received_total{source=%q}", cause), func() float64 { return float64(count(p.link.Stats())) })
-	}
-	g("nearside_link_round_trip_seconds", func() float64 { return p.link.Stats().RoundTrip.Seconds() })
-	g("nearside_link_reconnects_total", func() float64 { return float64(p.link.Stats().Reconnects) })
-	g("nearside_fences_total", func() float64 { return float64(p.link.Stats().Fences) })
-	g("nearside_origin_connections", func() float64 {
-		s := p.origin.Stats()
-		return float64(s.Shared + s.Locks + s.Pinned + s.Idle)
-	})
-	g("nearside_origin_pinned_connections", func() float64 { return float64(p.origin.Stats().Pinned) })
-	g("nearside_origin_outstanding", func() float64 { return float64(p.origin.Stats().Outstanding) })
-	g("nearside_origin_dial_errors_total", func() float64 { return float64(p.origin.Stats().DialErrors) })
-	g("nearside_origin_lost_connections_total", func() float64 { return float64(p.origin.Stats().Lost) })
-}
+// gauge has a value read off by f when somebody asks.
+func (m *meters) gauge(name string, f func() float64) { m.set.NewGauge(name, f) }
 
 func one(yes bool) float64 {
 	if yes {
@@ -248,65 +188,35 @@ func (m *meters) all() (all []*ruleMeters) {
 	return all
 }
 
-// cacheMeters are those of the cache rules in force, in their order.
-func (p *Proxy) cacheMeters() (all []*ruleMeters) {
-	for _, r := range p.rules().All() {
-		if r.Kind == policy.CacheRule {
-			all = append(all, p.m.rule(r.ID))
-		}
-	}
-	return all
-}
-
-// bypass counts a read under a cache rule that the near cache had no part in; of
-// an MGET the first key's rule counts it.
-func (s *session) bypass(reason bypassReason) {
-	for i := range s.d.Keys {
-		if r := s.d.Keys[i].Rule; r != nil && r.Kind == policy.CacheRule {
-			s.p.m.rule(r.ID).bypassed[reason].Inc()
-			return
-		}
-	}
-}
-
-func (m *meters) missed(r l1.Miss) { m.misses[r].Inc() }
+func (m *meters) missed(reason int) { m.misses[reason].Inc() }
 
 func (m *meters) invalidated(source string) { m.invalidations[source].Inc() }
-
-// outstandingReplies is the number of requests whose replies clients wait for.
-func (p *Proxy) outstandingReplies() (n int) {
-	for _, s := range p.sessionList() {
-		s.q.mu.Lock()
-		n += s.q.n
-		s.q.mu.Unlock()
-	}
-	return n
-}
 
 // ruleCounts collects a session's hits between two flushes, so that the
 // counters that all sessions share are touched once per batch.
 type ruleCounts struct {
+	m        *meters
+	off      bool // nothing is counted
 	rule     *policy.Rule
 	hits     uint64
-	negative uint64  // of hits: "no such key"
-	audit    sampler // picks hits for the auditor
+	negative uint64 // of hits: "no such key"
 }
 
-func (c *ruleCounts) hit(s *session, rule *policy.Rule, e *l1.Entry) {
+func (c *ruleCounts) hit(rule *policy.Rule, negative bool) {
 	if c.rule != rule {
-		c.flush(s)
+		c.flush()
 		c.rule = rule
 	}
 	c.hits++
-	if e.Negative() {
+	if negative {
 		c.negative++
 	}
 }
 
-func (c *ruleCounts) flush(s *session) {
+func (c *ruleCounts) flush() {
 	if c.hits > 0 {
-		if !s.health {
-			m := s.p.m.rule(c.rule.ID)
+		if !c.off {
+			m := c.m.rule(c.rule.ID)
 			m.hits.AddInt64(int64(c.hits))
 			if c.negative > 0 {
 				m.negative.AddInt64(int64(c.negative))
@@ -316,25 +226,22 @@ func (c *ruleCounts) flush(s *session) {
 	}
 }
 
-func (c *ruleCounts) missed(s *session, keys []policy.Key) {
+func (c *ruleCounts) missed(keys []policy.Key) {
 	for i := range keys {
-		if r := keys[i].Rule; r != nil && r.Kind == policy.CacheRule && !s.health {
-			s.p.m.rule(r.ID).misses.Inc()
+		if r := keys[i].Rule; r != nil && r.Kind == policy.CacheRule && !c.off {
+			c.m.rule(r.ID).misses.Inc()
 		}
 	}
 }
 
 // wrote counts a write to a key under a cache rule.
-func (c *ruleCounts) wrote(s *session, rule *policy.Rule, cmd *policy.Command) {
-	if s.health {
+func (c *ruleCounts) wrote(rule *policy.Rule, cmd *policy.Command) {
+	if c.off {
 		return
 	}
 	if cmd != nil && (cmd.Name == "del" || cmd.Name == "unlink" || strings.HasPrefix(cmd.Name, "getdel")) {
-		s.p.m.rule(rule.ID).dels.Inc()
+		c.m.rule(rule.ID).dels.Inc()
 	} else {
-		s.p.m.rule(rule.ID).sets.Inc()
+		c.m.rule(rule.ID).sets.Inc()
 	}
 }
-
-// held is what the near cache holds under a rule.
-func (p *Proxy) held(rule int) (entries, bytes int64) { return p.l1.Held(rule) }

@@ -38,7 +38,7 @@ func (p *Proxy) answeredAt(batch *origin.Batch) int64 {
 // settleTimes counts what the reader has answered itself.
 func (s *session) settleTimes() {
 	if s.times.used > 0 {
-		s.times.settle(&s.p.latency, s.p.clock()-s.readAt)
+		s.times.settle(&s.p.m.latency, s.p.clock()-s.readAt)
 	}
 }
 
@@ -108,7 +108,7 @@ func (s *session) answeredHere() {
 		s.at = p.clock()
 	}
 	if p.latencies {
-		s.times.add(&p.latency, cellOf(s.cmd, s.path), s.at-s.readAt)
+		s.times.add(&p.m.latency, cellOf(s.cmd, s.path), s.at-s.readAt)
 	}
 	if !p.slow.on() || s.waits || s.at-s.readAt < p.slow.threshold {
 		return
@@ -128,7 +128,7 @@ func (q *queue) leave(s *session, sl *slot) {
 	}
 	took := max(q.at-o.read, 0)
 	if p.latencies {
-		q.times.add(&p.latency, cellOf(o.cmd, o.path), took)
+		q.times.add(&p.m.latency, cellOf(o.cmd, o.path), took)
 	}
 	if p.slow.on() && !o.waits && took >= p.slow.threshold {
 		p.slow.add(o, q.at, s.whoIsSlow())

@@ -72,7 +72,7 @@ func (s *session) readOrStale(raw []byte) bool {
 			return true
 		}
 	}
-	s.counts.missed(s, s.d.Keys)
+	s.counts.missed(s.d.Keys)
 	c, err := s.wire(s.d.DB, false)
 	if err != nil {
 		s.p.outage.note(true)

@@ -150,7 +150,7 @@ func (s *session) forwardPinned(raw []byte) {
 	}
 	sl := s.slot()
 	if s.d.Route == policy.RouteCache {
-		s.counts.missed(s, s.d.Keys)
+		s.counts.missed(s.d.Keys)
 		s.bypass(bypassPinned)
 		s.observe(sl)
 	} else {

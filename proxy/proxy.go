@@ -38,7 +38,6 @@ type Proxy struct {
 	tls    *tlsfiles.Watched // nil without TLS for clients
 	m      *meters
 
-	latency   latency
 	latencies bool // are counted
 	timed     bool // commands are timed, for that or to find slow ones
 	slow      slowlog
@@ -110,7 +109,7 @@ func New(cfg Config) (*Proxy, error) {
 		return nil, err
 	}
 	p.set.Store(set)
-	p.m = newMeters(p.ids.most)
+	p.m = newMeters(p.ids.most, meterLabels())
 	p.m.follow(set.rules, p.held)
 	p.ctx, p.cancel = context.WithCancel(context.Background())
 	p.budget = newBudget(cfg.Buffers, func() {
@@ -174,7 +173,7 @@ func New(cfg Config) (*Proxy, error) {
 			return nil, err
 		}
 	}
-	p.m.gauges(p)
+	p.gauges()
 	return p, nil
 }
 

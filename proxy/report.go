@@ -40,7 +40,7 @@ func (r *reporter) counts() map[string]admin.Counts {
 	rules := r.p.m.all()
 	all := make(map[string]admin.Counts, len(rules))
 	for _, rule := range rules {
-		all[rule.prefix] = rule.snapshot()
+		all[rule.prefix] = countsOf(rule)
 	}
 	return all
 }

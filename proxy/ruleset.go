@@ -148,7 +148,7 @@ func (s *session) adopt() {
 	}
 	s.set = set
 	s.frames.bound(set.cfg.MaxRequest)
-	s.counts.audit = sampler{} // it may have been off
+	s.sampler = sampler{} // it may have been off
 }
 
 // outdated tells whether the rules are others than those the slot's request was decided by.

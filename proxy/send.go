@@ -37,7 +37,7 @@ const (
 func (s *session) send(as sender) {
 	q := &s.q
 	q.mu.Lock()
-	q.times.settle(&s.p.latency)
+	q.times.settle(&s.p.m.latency)
 	if q.sending {
 		q.mu.Unlock()
 		return

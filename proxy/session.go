@@ -111,6 +111,7 @@ type session struct {
 	unlocked int  // batches without a command for locks, while it is urgent
 	counted  bool // among Proxy.clients
 	counts   ruleCounts
+	sampler  sampler // picks hits for the auditor
 	passed   passed
 	timing
 }
@@ -127,6 +128,7 @@ func (p *Proxy) newSession(conn net.Conn) *session {
 		p: p, id: p.nextID.Add(1), conn: conn, begun: time.Now(), proto: 2, ended: make(chan struct{}),
 		authed: p.cfg.DefaultUser != "none", acl: &p.users.own,
 	}
+	s.counts.m = p.m
 	s.adopt()
 	s.q.cond.L = &s.q.mu
 	s.join()
@@ -225,7 +227,7 @@ func (s *session) batch() bool {
 		s.unpin()
 	}
 	s.flushBatch()
-	s.counts.flush(s)
+	s.counts.flush()
 	s.passed.flush(s)
 	if cap(s.scratch) > keepOut {
 		s.scratch = nil
@@ -371,7 +373,7 @@ func (s *session) shut() {
 	q.full, q.out = nil, nil
 	s.p.budget.gone(q.size)
 	q.size = 0
-	q.times.settle(&s.p.latency)
+	q.times.settle(&s.p.m.latency)
 	q.cond.Broadcast()
 	q.mu.Unlock()
 	_ = s.conn.Close() // nothing is left to be said to this client
@@ -383,7 +385,7 @@ func (s *session) close() {
 	s.flushOrigin()
 	s.shut()
 	s.abandon()
-	s.counts.flush(s)
+	s.counts.flush()
 	s.passed.flush(s)
 	s.settleTimes()
 	s.charge(-s.inHeld() - s.kept - s.argsHeld)

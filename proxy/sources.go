@@ -45,3 +45,10 @@ func sourceName(by l1.Source) string {
 	}
 	return link.Cause(by - fromLink).String()
 }
+
+// Where an invalidation came from, beside the causes that the link knows.
+const (
+	sourceOperator = "operator"
+	sourceRights   = "acl"
+	sourceReload   = "reload"
+)

@@ -83,7 +83,7 @@ func (p *Proxy) rulesText() string {
 			fmt.Fprintf(&b, "lock_rule:prefix=%q,db=%d\r\n", r.Prefix, p.cfg.LocksDB)
 			continue
 		}
-		m := p.m.rule(r.ID).snapshot()
+		m := countsOf(p.m.rule(r.ID))
 		fmt.Fprintf(&b, "cache_rule:prefix=%q,db=%d,ttl=%s,hits=%d,misses=%d,hit_rate=%.2f,sets=%d,dels=%d\r\n",
 			r.Prefix, p.cfg.CacheDB, r.TTL, m.Hits, m.Misses, m.HitRate, m.Sets, m.Dels)
 	}
