@@ -46,7 +46,7 @@ func (s *session) requests(b *testing.B, args ...string) {
 	for b.Loop() {
 		s.now = clockNow()
 		kind, size, _ := s.frames.next(request, true)
-		if !s.request(kind, request[:size]) || len(s.wbuf) == 0 {
+		if !s.Serve(kind, request[:size]) || len(s.wbuf) == 0 {
 			b.Fatal("no reply")
 		}
 		s.wbuf = s.wbuf[:0]

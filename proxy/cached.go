@@ -34,7 +34,7 @@ func (s *session) cached(raw []byte) {
 	if s.async && !s.mayOvertake() {
 		// Behind one of the session's own writes: on the same connection it
 		// follows it, elsewhere it waits for the answer.
-		if c, err := s.wire(s.d.DB, false); err == nil && s.sameWire(c) {
+		if c, err := s.wire(s.d.DB, false); err == nil && s.sameLane(c) {
 			s.bypass(bypassOrder)
 			s.readThrough(raw)
 			return
@@ -55,7 +55,7 @@ func (s *session) cached(raw []byte) {
 		s.readThrough(raw)
 		return
 	}
-	if v := s.fresh(); s.parks {
+	if v := s.fresh(); s.parks() {
 		return
 	} else if v != link.OK {
 		if v == link.Fenced || !s.readOrStale(raw) {
@@ -96,22 +96,6 @@ func (s *session) observe(sl *slot) {
 	for i := range s.d.Keys {
 		sl.writes = append(sl.writes, s.p.l1.Slot(s.args[s.d.Keys[i].Pos]))
 	}
-}
-
-// mayOvertake tells whether a cacheable read may be looked up before the
-// session's earlier requests are answered: only past cacheable reads.
-func (s *session) mayOvertake() bool {
-	q := &s.q
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	return q.writes == 0
-}
-
-func (s *session) sameWire(c *origin.Conn) bool {
-	q := &s.q
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	return !q.mixed && q.via == c
 }
 
 // cacheID builds the near cache's key for a command: database, protocol, generation
@@ -163,8 +147,8 @@ func (s *session) cachedOne(raw []byte) {
 		return
 	}
 	sl := s.slot()
-	sl.read = true
-	s.push(sl, c) // first: a flight that is joined may be answered at once
+	sl.overtaken = true
+	s.push(&sl.pending, c) // first: a flight that is joined may be answered at once
 	flight, leader := p.l1.Join(id, key, k.Rule.ID, sl)
 	if !leader {
 		// The fetch may be on another session's connection; until it is
@@ -343,7 +327,7 @@ func (s *session) refetch(sl *slot) {
 	}
 	b = sl.finish(sl, b, err)
 	fenced := sl.settle(b, err)
-	s.answer(sl, b, false, s.p.clock())
+	s.answer(&sl.pending, b, false, s.p.clock())
 	s.letOut(nil, fenced)
 }
 
@@ -406,26 +390,16 @@ func (s *session) cachedMany(raw []byte) {
 // replyHits sends an array of hits that is too large to be put together first:
 // a short request may ask for one large value many times.
 func (s *session) replyHits(head []byte, found []*l1.Entry) {
-	if !s.awaitAnswers() || s.muted() {
+	if s.muted() {
 		return
 	}
-	if !s.async {
-		s.replyRaw(head)
+	s.replyParts(head, func(yield func([]byte) bool) {
 		for _, e := range found {
-			s.replyShared(e.Reply)
+			if !yield(e.Reply) {
+				return
+			}
 		}
-		return
-	}
-	q := &s.q
-	q.mu.Lock() // no push may come between
-	defer q.mu.Unlock()
-	if q.closed {
-		return
-	}
-	q.emit(s, head, false)
-	for _, e := range found {
-		q.emit(s, e.Reply, true)
-	}
+	})
 }
 
 // maxMany is the number of keys beyond which an MGET is not cached: each key
@@ -455,7 +429,7 @@ func (s *session) fetchMany(raw []byte) {
 		}
 	}
 	sl := s.slot()
-	sl.read = true
+	sl.overtaken = true
 	sl.fetch, sl.finish = f, finishMany
 	f.permit = s.awaitRefill()
 	s.scratch = appendFetch(s.scratch[:0], raw, keys)

@@ -23,7 +23,7 @@ const (
 	replySkip     // this command's reply is skipped
 )
 
-func (s *session) muted() bool { return s.reply == replyOff || s.reply == replySkip }
+func (s *session) muted() bool { return s.replies == replyOff || s.replies == replySkip }
 
 // client answers CLIENT and its subcommands about nearside's own clients.
 func (s *session) client(raw []byte) {
@@ -134,13 +134,13 @@ func (s *session) setInfo(raw []byte) {
 func (s *session) setReply() {
 	switch {
 	case foldEqual(s.args[2], "on"):
-		s.reply = replyOn
+		s.replies = replyOn
 		s.replyString(replyOK)
 	case foldEqual(s.args[2], "off"):
-		s.reply = replyOff
+		s.replies = replyOff
 	case foldEqual(s.args[2], "skip"):
-		if s.reply != replyOff {
-			s.reply = replySkipNext
+		if s.replies != replyOff {
+			s.replies = replySkipNext
 		}
 	default:
 		s.replyError(errSyntax)
@@ -200,17 +200,17 @@ func (s *session) noteMulti() {
 
 // addrs are the addresses of both ends, as Redis spells them.
 func (s *session) addrs() (addr, laddr string) {
-	if l := s.conn.LocalAddr(); l != nil && l.Network() == "unix" {
+	if l := s.sock.LocalAddr(); l != nil && l.Network() == "unix" {
 		path := l.String() + ":0"
 		return path, path
 	}
-	return addrString(s.conn.RemoteAddr()), addrString(s.conn.LocalAddr())
+	return addrString(s.sock.RemoteAddr()), addrString(s.sock.LocalAddr())
 }
 
 // flags are the letters of CLIENT LIST.
 func (s *session) flags(v *seen) string {
 	unix := false
-	if l := s.conn.LocalAddr(); l != nil {
+	if l := s.sock.LocalAddr(); l != nil {
 		unix = l.Network() == "unix"
 	}
 	flags := ""

@@ -109,7 +109,7 @@ func TestGoRedis(t *testing.T) {
 func (n *nearside) awaitFlush() {
 	n.t.Helper()
 	n.link.Fence()
-	if !n.link.Wait(redistest.Timeout) {
+	if !n.link.Wait(redistest.Timeout, nil) {
 		n.t.Fatal("the link does not answer")
 	}
 }

@@ -1,8 +1,6 @@
 package proxy
 
 import (
-	"time"
-
 	"nearside/policy"
 	"nearside/proxy/origin"
 )
@@ -10,11 +8,11 @@ import (
 // dispatch sends one request on its way. s.args and raw are valid until it
 // returns.
 func (s *session) dispatch(raw []byte) {
-	switch s.reply {
+	switch s.replies {
 	case replySkipNext:
-		s.reply = replySkip
+		s.replies = replySkip
 	case replySkip:
-		s.reply = replyOn
+		s.replies = replyOn
 	}
 	s.adopt()
 	s.decide()
@@ -43,7 +41,7 @@ func (s *session) dispatch(raw []byte) {
 		s.weighTransaction()
 		return
 	}
-	if s.watch && s.pin.conn.Err() != nil {
+	if s.watching && s.pin.conn.Err() != nil {
 		s.loseWatch()
 	}
 	// Whatever is not a look-up may wait for somebody: a read behind it in the
@@ -184,11 +182,7 @@ func (s *session) follow(c *origin.Conn) bool {
 	if !s.async {
 		return true
 	}
-	q := &s.q
-	q.mu.Lock()
-	same := q.unanswered == 0 || !q.mixed && q.via == c
-	q.mu.Unlock()
-	return same || s.awaitAnswers()
+	return s.inOrder(c) || s.awaitAnswers()
 }
 
 // effects prepares a slot for what policy says that the command changes.
@@ -248,7 +242,7 @@ func (s *session) submit(sl *slot, c *origin.Conn, req []byte, replies int) {
 // enter begins a slot and puts it into the queue.
 func (s *session) enter(sl *slot, c *origin.Conn) {
 	sl.begin()
-	s.push(sl, c)
+	s.push(&sl.pending, c)
 	sl.widen() // behind push: from there on grace sees the slot
 }
 
@@ -258,7 +252,7 @@ func (s *session) transmit(sl *slot, c *origin.Conn, req []byte, replies int) {
 	sl.op.sent = s.at
 	var err error
 	if s.gives(req) {
-		err = s.give(sl, c, nil, req, replies)
+		err = s.giveTo(sl, c, nil, req, replies)
 	} else {
 		err = s.sendOn(c, req, replies, sl)
 	}
@@ -279,29 +273,12 @@ func (s *session) sendOn(c *origin.Conn, req []byte, replies int, sl *slot) erro
 	return c.Send(req, replies, sl)
 }
 
-// giveSize is the length from which a request is not copied into the origin
-// connection's buffer but goes there with the session's own.
-const giveSize = 256 << 10
-
-// gives tells whether req is the request at hand and most of the read buffer.
-func (s *session) gives(req []byte) bool {
-	n := len(req)
-	return n >= giveSize && n >= cap(s.in)/2 && s.off >= n && &req[0] == &s.in[s.off-n]
-}
-
-// give sends head and the request at hand, which takes the read buffer along; the
+// giveTo sends head and the request at hand, which takes the read buffer along; the
 // session goes on with a fresh one.
-func (s *session) give(sl *slot, c *origin.Conn, head, req []byte, replies int) error {
-	b := s.p.budget
-	n := int64(cap(s.in) - inIdle) // as resize has counted it
-	rest := s.in[s.off:]
-	s.in = append(make([]byte, 0, max(inIdle, len(rest))), rest...)
-	s.off = 0
-	s.since = time.Time{}
+func (s *session) giveTo(sl *slot, c *origin.Conn, head, req []byte, replies int) error {
+	n := s.give()
 	s.gave = true
-	s.charge(int64(cap(s.in) - inIdle))
-	b.handOver(&s.account, n)
-	return c.SendOwned(head, req, replies, sl, func() { b.Release(n) })
+	return c.SendOwned(head, req, replies, sl, func() { s.p.budget.Release(n) })
 }
 
 func (s *session) touch(c *origin.Conn) {

@@ -15,9 +15,6 @@ import "time"
 // the error that Redis itself gives when it ends such waits. Hanging up instead
 // could lose the element that Redis had just popped for it.
 
-// linger is how long a client may be silent that has got its last answer and does not close.
-const linger = time.Second
-
 // drain ends all sessions, within Config.Drain.
 func (p *Proxy) drain() {
 	p.mu.Lock()
@@ -48,63 +45,6 @@ func (p *Proxy) drain() {
 			s.shut()
 		}
 		<-done
-	}
-}
-
-// stop makes the reader end after what it has read so far.
-func (s *session) stop() {
-	s.owed.Store(s.owes())
-	s.stopping.Store(true)
-	// An error means that the connection is gone already.
-	_ = s.conn.SetReadDeadline(longAgo)
-	s.wake()
-}
-
-// idle tells whether the client has had all its answers for a while: then nothing of
-// them can be on its way any more. That it has asked long ago is not enough, for the
-// answer may have taken as long. Where nothing is timed nobody is known to be idle.
-func (s *session) idle() bool {
-	if len(s.in) != s.off || s.owed.Load() {
-		return false
-	}
-	s.q.mu.Lock()
-	answered := s.q.at
-	s.q.mu.Unlock()
-	return time.Duration(clockNow()-max(s.active.Load(), s.served.Load())) > linger &&
-		time.Duration(s.p.clock()-answered) > linger
-}
-
-// owes tells whether the client waits for anything: answers, or what was not sent yet.
-func (s *session) owes() bool {
-	q := &s.q
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	return q.n > 0 || q.sending || len(q.out)+len(q.full) > 0
-}
-
-// busy tells whether the client waits for anything, or has been answered since this
-// was asked last: for idle_timeout it has been idle since now at the earliest.
-func (s *session) busy() bool {
-	owes := s.owes()
-	q := &s.q
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	answered := q.popped != q.noticed
-	q.noticed = q.popped
-	return owes || answered
-}
-
-// farewell is the last thing that a session does for its client when nearside ends.
-func (s *session) farewell() {
-	half, ok := s.conn.(interface{ CloseWrite() error })
-	if !ok || s.gone || s.idle() || half.CloseWrite() != nil {
-		return
-	}
-	drop := make([]byte, inIdle)
-	for s.conn.SetReadDeadline(time.Now().Add(linger)) == nil {
-		if _, err := s.conn.Read(drop); err != nil {
-			return // it has closed, or is silent, or drain has closed it
-		}
 	}
 }
 

@@ -114,7 +114,7 @@ func (s *session) rollback(t *transaction) {
 func (s *session) endTransaction() {
 	s.keep(-s.tx.kept)
 	s.tx = transaction{}
-	s.watch = false
+	s.watching = false
 }
 
 func (s *session) discard(raw []byte) {

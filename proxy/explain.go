@@ -247,7 +247,7 @@ func (x *explanation) judge() string {
 	case p.quarantine.holds(d.Keys):
 		return bypassAudit.String()
 	case s.async && !s.mayOvertake():
-		if c, err := s.wire(d.DB, false); err == nil && s.sameWire(c) {
+		if c, err := s.wire(d.DB, false); err == nil && s.sameLane(c) {
 			return bypassOrder.String()
 		}
 	}

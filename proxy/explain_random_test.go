@@ -77,7 +77,7 @@ func TestExplainForetells(t *testing.T) {
 			args[1] += strings.Repeat("x", maxCachedRequest)
 		}
 		n.settleCache()
-		if !n.link.Sync(redistest.Timeout) { // what Redis has to tell of the last command
+		if !n.link.Sync(redistest.Timeout, nil) { // what Redis has to tell of the last command
 			t.Fatal("the link is down")
 		}
 		before := n.tally()

@@ -279,7 +279,7 @@ func (s *session) runPlan(pl plan) ([][]byte, error) {
 // planConn returns the connection for a plan: while the client has CLIENT
 // TRACKING on its own, where Redis sees what it reads. An EXEC there would end a WATCH.
 func (s *session) planConn(db int) (*origin.Conn, error) {
-	if s.track && !s.watch {
+	if s.track && !s.watching {
 		if err := s.acquire(db); err != nil {
 			return nil, err
 		}

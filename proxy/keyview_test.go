@@ -168,7 +168,7 @@ func TestSlowSubscriberSoftLimit(t *testing.T) {
 	n.awaitLink()
 	late := make(chan int64, 1) // nanoseconds to come, kept in a channel of one
 	late <- 0
-	n.slowClock = func() int64 { d := <-late; late <- d; return clockNow() + d }
+	n.env.slowClock = func() int64 { d := <-late; late <- d; return clockNow() + d }
 	pass := func(d time.Duration) { late <- <-late + int64(d) }
 
 	slow, catching := n.dial(), n.dial()

@@ -81,7 +81,7 @@ func TestFrozenRedis(t *testing.T) {
 		if n.hits() != hits {
 			t.Error("it was a hit")
 		}
-		if !n.link.Sync(redistest.Timeout) {
+		if !n.link.Sync(redistest.Timeout, nil) {
 			n.awaitLink() // the link was given up meanwhile
 		}
 		want(t, c, "new", "GET", "product:1")

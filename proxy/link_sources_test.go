@@ -611,7 +611,7 @@ func TestReceivedIsApplied(t *testing.T) {
 			})
 		}
 		writers.Wait()
-		if !n.link.Sync(redistest.Timeout) {
+		if !n.link.Sync(redistest.Timeout, nil) {
 			t.Fatal("the link is not in step")
 		}
 		st := n.link.Stats()

@@ -199,10 +199,10 @@ func (s *session) unpinDirty() {
 	s.unwatchPin()
 	pin := s.pin
 	s.pin = nil
-	if s.watch { // EXEC must not run as if nothing had been watched
+	if s.watching { // EXEC must not run as if nothing had been watched
 		s.tx.lost = true
 	}
-	s.track, s.monitor, s.watch, s.target = false, false, false, false
+	s.track, s.monitor, s.watching, s.target = false, false, false, false
 	s.redirect.Store(0)
 	s.monitors.Store(false)
 	s.caching = caching{}
@@ -294,7 +294,7 @@ func (s *session) reset() {
 	s.db, s.proto, s.name = 0, 2, ""
 	s.become("", "")
 	s.authed = s.p.cfg.DefaultUser != "none"
-	s.reply = replyOn
+	s.replies = replyOn
 	s.forgetWires()
 	s.replyString("+RESET\r\n")
 }

@@ -7,17 +7,6 @@ import (
 
 // How long a session's commands take.
 
-// timing is a session's part in this: the command at hand, and how long it takes.
-type timing struct {
-	cmd    *policy.Command
-	path   path
-	waits  bool       // it may wait by design
-	pushed bool       // it has a slot, whose answer counts it
-	readAt int64      // when the batch was read
-	at     int64      // the clock after the last thing that took its time
-	times  batchTimes // of what the reader has answered itself
-}
-
 // clock is what commands are timed by, in nanoseconds: cheaper than clockNow,
 // and it may stand still while the machine sleeps. 0 if nothing is timed.
 func (p *Proxy) clock() int64 {
@@ -35,15 +24,8 @@ func (p *Proxy) answeredAt(batch *origin.Batch) int64 {
 	return batch.At()
 }
 
-// settleTimes counts what the reader has answered itself.
-func (s *session) settleTimes() {
-	if s.times.used > 0 {
-		s.times.settle(&s.p.m.latency, s.p.clock()-s.readAt)
-	}
-}
-
-// note begins the op of the command at hand.
-func (s *session) note(o *op) {
+// Note describes the command at hand.
+func (s *session) Note(o *op) {
 	*o = op{cmd: s.cmd, path: s.path, timed: s.p.timed && !s.health, waits: s.waits, read: s.readAt}
 	if s.p.slow.on() && o.timed && !o.waits && s.d.Cmd == s.cmd { // else these are other arguments
 		if len(s.d.Keys) > 0 {
@@ -85,18 +67,6 @@ func wayOf(d *policy.Decision) (_ path, waits bool) {
 	return pathPinned, false
 }
 
-// tick reads the session's clocks, after whatever took its time.
-func (s *session) tick() {
-	s.now = clockNow()
-	s.at = s.p.clock()
-}
-
-// restart makes what follows count from now: what has passed was somebody's wish.
-func (s *session) restart() {
-	s.tick()
-	s.readAt = s.at
-}
-
 // answeredHere counts the command at hand, whose reply, if it has one, is in the output.
 func (s *session) answeredHere() {
 	p := s.p
@@ -107,36 +77,20 @@ func (s *session) answeredHere() {
 	if s.path != pathHit {
 		s.at = p.clock()
 	}
-	if p.latencies {
+	if p.env.latencies {
 		s.times.add(&p.m.latency, cellOf(s.cmd, s.path), s.at-s.readAt)
 	}
 	if !p.slow.on() || s.waits || s.at-s.readAt < p.slow.threshold {
 		return
 	}
 	var o op
-	s.note(&o)
+	s.Note(&o)
 	o.sent, o.answered = before, s.at
-	p.slow.add(&o, s.at, s.whoIsSlow())
+	p.slow.add(&o, s.at, s.Who())
 }
 
-// leave counts a command whose reply has been put into the output. It is called
-// with q.mu held.
-func (q *queue) leave(s *session, sl *slot) {
-	p, o := s.p, &sl.op
-	if !o.timed {
-		return
-	}
-	took := max(q.at-o.read, 0)
-	if p.latencies {
-		q.times.add(&p.m.latency, cellOf(o.cmd, o.path), took)
-	}
-	if p.slow.on() && !o.waits && took >= p.slow.threshold {
-		p.slow.add(o, q.at, s.whoIsSlow())
-	}
-}
-
-// whoIsSlow is the client as the slow log names it.
-func (s *session) whoIsSlow() slowClient {
+// Who is the client as the slow log names it.
+func (s *session) Who() slowClient {
 	addr, _ := s.addrs()
 	return slowClient{id: s.id, addr: addr, name: s.seen().name}
 }

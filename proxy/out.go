@@ -5,101 +5,127 @@ import "nearside/proxy/origin"
 // keepOut is the size beyond which the reader's own output buffer is given back.
 const keepOut = 16 << 10
 
-// Replies that are known at once.
+// output is what the client is owed. While async is false nothing is outstanding and
+// the reader writes by itself from wbuf; otherwise everything goes through q.
+type output struct {
+	q     queue
+	async bool
+	wbuf  []byte
+	times batchTimes // of what the reader has answered itself
+}
 
-// replyRaw sends a finished reply, in its place behind the answers still to come.
-func (s *session) replyRaw(b []byte) {
-	switch {
-	case s.captured != nil:
-		*s.captured = append(*s.captured, b...)
-	case s.muted():
-	case s.async:
-		s.local(b)
-	default:
-		s.wbuf = append(s.wbuf, b...)
-		if len(s.wbuf) > outChunk {
-			s.flushReplies()
-		}
+// reply sends a finished reply, in its place behind the answers still to come.
+func (c *conn) reply(b []byte) {
+	if c.async {
+		c.local(b)
+		return
+	}
+	c.wbuf = append(c.wbuf, b...)
+	if len(c.wbuf) > outChunk {
+		c.flushReplies()
 	}
 }
 
-// replyShared is replyRaw for bytes that nobody will ever change. Large ones are
+// replyShared is reply for bytes that nobody will ever change. Large ones are
 // not copied, so that many slow clients of one hot value hold it once.
-func (s *session) replyShared(b []byte) {
+func (c *conn) replyShared(b []byte) {
 	switch {
-	case len(b) <= origin.TakeSize || s.captured != nil || s.muted():
-		s.replyRaw(b)
-	case s.async:
-		s.localShared(b)
-	case s.flushReplies():
-		_ = s.writeHeld(b) // with an error the session is shut
+	case len(b) <= origin.TakeSize:
+		c.reply(b)
+	case c.async:
+		c.localShared(b)
+	case c.flushReplies():
+		_ = c.writeHeld(b) // with an error the conn is shut
+	}
+}
+
+// replyParts sends an array, given its head, whose elements nobody will ever change. No push comes between.
+func (c *conn) replyParts(head []byte, elements func(yield func([]byte) bool)) {
+	if !c.awaitAnswers() {
+		return
+	}
+	if !c.async {
+		c.reply(head)
+		for e := range elements {
+			c.replyShared(e)
+		}
+		return
+	}
+	q := &c.q
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.closed {
+		return
+	}
+	q.emit(c, head, false)
+	for e := range elements {
+		q.emit(c, e, true)
 	}
 }
 
 // writeHeld writes for the reader; what the client does not take at once is
 // counted while it waits.
-func (s *session) writeHeld(b []byte) error {
-	n, ok := s.tryWrite(b)
+func (c *conn) writeHeld(b []byte) error {
+	n, ok := c.tryWrite(b)
 	if ok {
 		return nil
 	}
-	s.blocking()
-	s.charge(int64(len(b)))
-	err := s.write(b[n:])
-	s.charge(-int64(len(b)))
-	s.restart() // what comes next is not late because of this
+	c.blocking()
+	c.charge(int64(len(b)))
+	err := c.write(b[n:])
+	c.charge(-int64(len(b)))
+	c.restart() // what comes next is not late because of this
 	return err
 }
 
-func (s *session) replyError(text string) {
-	s.scratch = appendError(s.scratch[:0], text)
-	s.p.m.localErrors.Inc()
-	s.replyRaw(s.scratch)
-}
-
-func (s *session) replyString(text string) { s.replyRaw([]byte(text)) }
-
 // flushReplies sends the reader's own output or whatever the queue can send.
-func (s *session) flushReplies() bool {
-	if s.async {
-		s.sendOut()
+func (c *conn) flushReplies() bool {
+	if c.async {
+		c.sendOut()
 		return true
 	}
-	s.settleTimes()
-	if len(s.wbuf) == 0 {
+	c.settleTimes()
+	if len(c.wbuf) == 0 {
 		return true
 	}
-	err := s.writeHeld(s.wbuf)
-	if cap(s.wbuf) > keepOut {
-		s.wbuf = nil
+	err := c.writeHeld(c.wbuf)
+	if cap(c.wbuf) > keepOut {
+		c.wbuf = nil
 	} else {
-		s.wbuf = s.wbuf[:0]
+		c.wbuf = c.wbuf[:0]
 	}
 	return err == nil
 }
 
 // drainOut lets the last replies out before the connection closes: what the
 // origin still owes, then what the client has not taken.
-func (s *session) drainOut() {
-	if !s.quit && !s.async {
-		s.flushReplies()
+func (c *conn) drainOut() {
+	if !c.quit && !c.async {
+		c.flushReplies()
 		return
 	}
-	if s.gone { // nothing is owed to it
+	if c.left { // nothing is owed to it
 		return
 	}
-	s.awaitAnswers()
-	s.flushReplies()
-	q := &s.q
+	c.awaitAnswers()
+	c.flushReplies()
+	q := &c.q
 	q.mu.Lock()
-	for s.async && !q.closed && (q.sending || len(q.out)+len(q.full) > 0) {
+	for c.async && !q.closed && (q.sending || len(q.out)+len(q.full) > 0) {
 		if q.sending {
 			q.wait()
 			continue
 		}
 		q.mu.Unlock()
-		s.sendOut()
+		c.sendOut()
 		q.mu.Lock()
 	}
 	q.mu.Unlock()
+}
+
+// settleTimes counts what the reader has answered itself.
+func (c *conn) settleTimes() {
+	if c.times.used > 0 {
+		c.times.settle(&c.env.m.latency, c.env.clock()-c.readAt)
+	}
 }

@@ -1,114 +1,103 @@
 package proxy
 
 import (
-	"math"
 	"sync"
 	"time"
-
-	"nearside/proxy/link"
 )
 
-// A session that must wait for a fence would take its loop's goroutine along, and
-// with every lock that is taken all sessions that read would do so at once. Instead
-// it goes back to before the request, and its loop runs it again when the fence has
-// passed. Nobody reads from it meanwhile.
-type parking struct {
+// A lot is where conns wait for something that others bring about, with a number
+// that only grows. A conn that waited on its loop's goroutine would take that along, and
+// with every lock that is taken all that read would do so at once. Instead it goes back
+// to before the request, and its loop runs it again when the number has come. Nobody
+// reads from it meanwhile, and no goroutine waits.
+type lot struct {
+	clock   func() int64
+	longest time.Duration // that a conn waits
+	wanted  func() uint64 // the number that a conn which comes now waits for
+	check   func(uint64)  // lets those go who have come too late to be told; see park
+
 	mu    sync.Mutex
-	list  []*session
-	clock *time.Timer
-	armed bool // clock is running
+	list  []*conn
+	timer *time.Timer
+	armed bool // timer is running
 }
 
-// How waiting for a fence went.
-type fenced uint8
+// parkResult is how waiting in a lot went.
+type parkResult uint8
 
 const (
-	fenceUnknown fenced = iota // it has not waited
-	fencePassed
-	fenceFailed
+	notParked parkResult = iota // it has not waited
+	parkPassed
+	parkFailed
 )
 
-// mayPark tells whether the request at hand can be begun again: nothing may
-// remember that it was begun before.
-func (s *session) mayPark() bool {
-	return s.polled() && s.reply == replyOn && s.captured == nil && s.caching.state != cachingArmed
-}
+// mayPark tells whether the reader is one that should not wait.
+func (c *conn) mayPark() bool { return c.polled() }
 
-// unparked tells whether the read buffer begins with a request that has waited for a fence.
-func (s *session) unparked() bool { return s.afterFence != fenceUnknown }
+// parkIn has the request at hand begun again when the lot lets the conn go: nothing may remember
+// that it was begun before.
+func (c *conn) parkIn(l *lot) { c.lot = l }
 
-// park waits for the fences raised until now. The caller has taken the source and
-// may not touch the session any more. Who ends the wait is the link's reader, with
-// the PONG or the loss of the link, or the clock: no goroutine waits.
-func (p *Proxy) park(s *session) {
-	fence := p.link.Raised()
-	k := &p.parking
-	k.mu.Lock()
-	s.fence, s.parkedAt = fence, p.origin.Now()
-	k.list = append(k.list, s)
-	if !k.armed {
-		k.arm(p, fenceWait)
+// parks tells whether the request at hand is to be begun again later.
+func (c *conn) parks() bool { return c.lot != nil }
+
+// unparked tells whether the read buffer begins with a request that has waited in a lot.
+func (c *conn) unparked() bool { return c.parked != notParked }
+
+// park takes a conn. The caller has taken the source and may not touch the conn any more.
+func (l *lot) park(c *conn) {
+	number := l.wanted()
+	l.mu.Lock()
+	c.ticket, c.parkedAt = number, l.clock()
+	l.list = append(l.list, c)
+	if !l.armed {
+		l.arm(l.longest)
 	}
-	k.mu.Unlock()
-	// What has come since the session was told to wait has not found it in the list.
-	switch p.link.Verdict(clockNow()) {
-	case link.Fenced:
-		p.unparkPassed() // maybe by others that were raised since
-	case link.OK:
-		p.unpark(fence, fencePassed)
-	default:
-		p.unpark(fence, fenceFailed)
-	}
+	l.mu.Unlock()
+	// What has come since the conn was told to wait has not found it in the list.
+	l.check(number)
 }
 
 // arm has overdue called after a while. mu is held.
-func (k *parking) arm(p *Proxy, after time.Duration) {
-	k.armed = true
-	if k.clock == nil {
-		k.clock = time.AfterFunc(after, p.unparkOverdue)
+func (l *lot) arm(after time.Duration) {
+	l.armed = true
+	if l.timer == nil {
+		l.timer = time.AfterFunc(after, l.overdue)
 		return
 	}
-	k.clock.Reset(after)
+	l.timer.Reset(after)
 }
 
-// unparkPassed lets those go on whose fence has passed; the link's reader calls it.
-func (p *Proxy) unparkPassed() { p.unpark(p.link.Passed(), fencePassed) }
-
-// unparkLost lets all go on: nothing that comes on this link will pass their fence.
-func (p *Proxy) unparkLost() { p.unpark(math.MaxUint64, fenceFailed) }
-
-// unpark lets those go on that wait for fences up to a number.
-func (p *Proxy) unpark(upTo uint64, how fenced) {
-	p.unparkIf(how, func(s *session) bool { return s.fence <= upTo })
+// release lets those go on that wait for numbers up to one.
+func (l *lot) release(upTo uint64, how parkResult) {
+	l.releaseIf(how, func(c *conn) bool { return c.ticket <= upTo })
 }
 
-// unparkOverdue lets those go on, past the near cache, that have waited for too long.
-func (p *Proxy) unparkOverdue() {
-	now := p.origin.Now()
-	p.unparkIf(fenceFailed, func(s *session) bool { return now-s.parkedAt >= int64(fenceWait) })
-	k := &p.parking
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	if k.armed = len(k.list) > 0; k.armed { // they are in the order of their coming, nearly
-		k.arm(p, max(fenceWait-time.Duration(now-k.list[0].parkedAt), time.Millisecond))
+// overdue lets those go on, with parkFailed, that have waited for too long.
+func (l *lot) overdue() {
+	now := l.clock()
+	l.releaseIf(parkFailed, func(c *conn) bool { return now-c.parkedAt >= int64(l.longest) })
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.armed = len(l.list) > 0; l.armed { // they are in the order of their coming, nearly
+		l.arm(max(l.longest-time.Duration(now-l.list[0].parkedAt), time.Millisecond))
 	}
 }
 
-func (p *Proxy) unparkIf(how fenced, over func(*session) bool) {
-	k := &p.parking
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	rest := k.list[:0]
-	for _, s := range k.list {
-		if !over(s) {
-			rest = append(rest, s)
+func (l *lot) releaseIf(how parkResult, over func(*conn) bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	rest := l.list[:0]
+	for _, c := range l.list {
+		if !over(c) {
+			rest = append(rest, c)
 			continue
 		}
-		s.afterFence = how
-		if !s.src.Return() {
-			go s.run()
+		c.parked = how
+		if !c.src.Return() {
+			go c.run()
 		}
 	}
-	clear(k.list[len(rest):])
-	k.list = rest
+	clear(l.list[len(rest):])
+	l.list = rest
 }

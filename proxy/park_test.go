@@ -49,7 +49,7 @@ func TestWokenBehindAFence(t *testing.T) {
 			n.parking.list = nil
 			n.parking.mu.Unlock()
 			s.stopping.Store(ends)
-			s.afterFence = fencePassed
+			s.parked = parkPassed
 			go s.Woken() // as Wake does after Return
 			if got := c.Read(); got != "v" {
 				t.Errorf("answered %s", got)
@@ -67,7 +67,7 @@ func TestWokenBehindAFence(t *testing.T) {
 }
 
 // That a fence has passed is for the request that has waited for it and for no later
-// one, also if that one did not go by the near cache in the end. Guard: afterFence in batch.
+// one, also if that one did not go by the near cache in the end. Guard: parked in batch.
 func TestPassedFenceIsForOneRequest(t *testing.T) {
 	_, relay, n := heldBack(t, nil)
 	c := n.dial()
@@ -100,7 +100,7 @@ func (n *nearside) parkIdle(c *redistest.Client) {
 	s := n.sessionList()[0]
 	n.eventually("the session waits for its client", s.src.Idle)
 	s.src.Take()
-	n.park(s)
+	n.parking.park(&s.conn)
 }
 
 // The fence passes between the look that finds it and the

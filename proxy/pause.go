@@ -1,9 +1,7 @@
 package proxy
 
 import (
-	"errors"
 	"math"
-	"os"
 	"sync"
 	"time"
 
@@ -88,20 +86,10 @@ func (s *session) unpause() {
 	s.p.paused.Store(false)
 	for _, o := range s.p.sessionList() {
 		if o.pausing.Load() {
-			o.nudge()
+			o.postOnly(nil)
 		}
 	}
 	s.replyString(replyOK)
-}
-
-// nudge wakes the session's reader.
-func (s *session) nudge() {
-	e := &s.errands
-	e.mu.Lock()
-	e.any.Store(true)
-	_ = s.conn.SetReadDeadline(longAgo) // with an error the session ends anyway
-	e.mu.Unlock()
-	s.wake()
 }
 
 // awaitPause holds the decided command back while nearside's clients are paused.
@@ -123,46 +111,13 @@ func (s *session) awaitPause() bool {
 	s.flushReplies()
 	s.pausing.Store(true)
 	defer s.pausing.Store(false)
-	for {
+	how := s.watch(false, func() (time.Duration, bool) {
 		left := s.p.pause.left(writes)
-		if left == 0 {
-			break
-		}
-		if len(s.in)-s.off > maxBehindBlock { // its departure is noticed afterwards
-			left = min(left, pauseStep)
-			time.Sleep(left)
-			if !s.stopping.Load() && !s.shutOnce.Load() {
-				continue
-			}
-			s.leave()
-			return false
-		}
-		if len(s.in) == cap(s.in) && !s.room() {
-			s.quit = true
-			return false
-		}
-		s.deadline(min(left, time.Hour))
-		if s.runErrand() {
-			continue
-		}
-		if s.stopping.Load() { // the deadline may have been set before it was taken away
-			s.leave()
-			return false
-		}
-		n, err := s.conn.Read(s.in[len(s.in):cap(s.in)])
-		s.in = s.in[:len(s.in)+n]
-		switch {
-		case s.stopping.Load(), err != nil && !errors.Is(err, os.ErrDeadlineExceeded):
-			s.leave() // what was held back is not carried out
-			return false
-		case err != nil:
-			s.runErrand()
-		}
+		return min(left, time.Hour), left == 0
+	})
+	if how != watchedOut || s.shutOnce.Load() {
+		s.leave() // what was held back is not carried out
+		return false
 	}
-	s.deadline(0)
-	s.restart()
 	return true
 }
-
-// pauseStep is how often a paused client looks around that has sent very much in advance.
-const pauseStep = 20 * time.Millisecond

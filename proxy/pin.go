@@ -3,8 +3,7 @@ package proxy
 import (
 	"context"
 	"errors"
-	"io"
-	"os"
+	"time"
 
 	"github.com/tidwall/redcon"
 
@@ -20,12 +19,12 @@ type pinned struct {
 
 // needsPin tells whether the pinned connection must be kept.
 func (s *session) needsPin() bool {
-	return s.tx.open || s.watch || s.pushes()
+	return s.tx.open || s.watching || s.pushes()
 }
 
 // pinsData tells whether data commands must use the pinned connection: a read
 // answered elsewhere would be hidden from WATCH or from Redis's tracking table.
-func (s *session) pinsData() bool { return s.watch || s.track }
+func (s *session) pinsData() bool { return s.watching || s.track }
 
 // pushes tells whether the origin may send what answers no request.
 func (s *session) pushes() bool { return s.subscribed() || s.track || s.monitor || s.target }
@@ -85,7 +84,7 @@ func (s *session) sendPinned(sl *slot, db int, raw []byte, replies int) {
 			sl.strip = n
 			s.enter(sl, s.pin.conn)
 			s.touch(s.pin.conn)
-			if err := s.give(sl, s.pin.conn, s.scratch, raw, replies+n); err != nil {
+			if err := s.giveTo(sl, s.pin.conn, s.scratch, raw, replies+n); err != nil {
 				sl.Reply(nil, err, nil)
 			}
 			return
@@ -190,7 +189,7 @@ func (s *session) pinnedCommand(raw []byte) {
 	case policy.PinTx:
 		s.transactionCommand(raw)
 	case policy.PinBlock:
-		s.block(raw)
+		s.runBlocking(raw)
 	case policy.PinSub:
 		s.subscribe(raw)
 	case policy.PinMonitor:
@@ -224,10 +223,10 @@ func (p *Proxy) callOwned(c *origin.Conn, req []byte, replies int) ([]byte, erro
 	return b, err
 }
 
-// block runs a command that may wait at the origin, for as long as the client
+// runBlocking runs a command that may wait at the origin, for as long as the client
 // stays: when it goes away the origin's connection is closed at once, so that
 // no element is popped for nobody.
-func (s *session) block(raw []byte) {
+func (s *session) runBlocking(raw []byte) {
 	if err := s.acquire(s.d.DB); err != nil {
 		s.replyOriginError(err)
 		return
@@ -242,59 +241,28 @@ func (s *session) block(raw []byte) {
 	s.blocked.end()
 }
 
-// maxBehindBlock is how much a blocked client may send in advance while its
-// departure can still be noticed.
-const maxBehindBlock = 64 << 10
-
 // awaitBlocked waits for the answer of a blocking command and watches the
 // client meanwhile. What the client sends in advance is kept.
 func (s *session) awaitBlocked() {
-	s.deadline(0) // idle_timeout is not for those who wait
-	q := &s.q
 	ahead := lookahead{frames: s.frames, at: s.off}
-	for {
-		s.runErrand()
-		if s.stopping.Load() { // the deadline may have been set before it was taken away
-			s.wakeBlocked()
-			return
-		}
-		if ahead.quit(s) && !s.endBlock("TIMEOUT") {
-			return
-		}
-		q.mu.Lock()
-		if q.unanswered == 0 || q.closed {
-			q.mu.Unlock()
-			break
-		}
-		if len(s.in)-s.off > maxBehindBlock {
-			q.wait()
-			q.mu.Unlock()
-			continue
-		}
-		q.kick = true
-		q.mu.Unlock()
-		if len(s.in) == cap(s.in) && !s.room() {
-			s.leave()
-			return
-		}
-		n, err := s.conn.Read(s.in[len(s.in):cap(s.in)])
-		s.in = s.in[:len(s.in)+n]
-		if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
-			if !errors.Is(err, io.EOF) {
-				s.p.m.readErrors.Inc()
-			}
-			s.leave()
-			return
-		}
+	failed := false
+	how := s.watch(true, func() (time.Duration, bool) {
+		failed = ahead.quit(s) && !s.endBlock("TIMEOUT")
+		return 0, failed
+	})
+	switch {
+	case failed: // endBlock has ended the session
+	case how == watchedStop:
+		s.wakeBlocked()
+	case how == watchedLeft:
+		s.leave()
 	}
-	s.deadline(0)
-	s.restart()
 }
 
 // leave ends a session that is blocked, without a word.
 func (s *session) leave() {
 	s.quit = true
-	s.gone = true
+	s.left = true
 	s.abandon()
 }
 
@@ -348,15 +316,6 @@ func (s *session) unwatchPin() {
 		close(s.unwatch)
 		s.unwatch = nil
 	}
-}
-
-// becomeAsync makes all output go through the queue, since the origin may send
-// at any time from now on.
-func (s *session) becomeAsync() {
-	q := &s.q
-	q.mu.Lock()
-	s.detachOut()
-	q.mu.Unlock()
 }
 
 // outOfBand takes what the origin sends without being asked.

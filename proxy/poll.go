@@ -1,78 +1,28 @@
 package proxy
 
 import (
-	"context"
-	"runtime"
-	"runtime/debug"
 	"time"
 
 	"nearside/proxy/internal/loop"
 )
 
-// A session that waits for its client has no goroutine where the platform has
+// A conn that waits for its client has no goroutine where the platform has
 // loops (internal/loop): a loop reads what has come and runs it, and at the end of
-// a round lets out together what the sessions of that round asked of the origin.
-// What cannot go so has a goroutine of the session's own for as long as it needs
+// a round lets out together what the conns of that round asked of the origin.
+// What cannot go so has a goroutine of its own for as long as it needs
 // one: unfinished requests, MULTI, subscribers, blocking commands, TLS.
 
-// startLoops starts as many loops as leave other work room. Where there are none,
-// sessions and origin connections have goroutines.
-func (p *Proxy) startLoops() {
-	g, err := loop.Start(p.ctx, max(1, runtime.GOMAXPROCS(0)/2))
-	if err != nil {
-		p.log.Debug("every connection has a goroutine of its own", "err", err)
-		return
-	}
-	p.loops = g
-	p.origin.UseLoops(g)
-}
-
 // join puts a new session into a loop's care, unless that cannot be.
-func (s *session) join() {
-	p := s.p
-	if p.loops == nil {
+func (c *conn) join() {
+	if c.env.loops == nil {
 		return
 	}
-	if _, ok := s.conn.(*tlsConn); ok {
-		return
-	}
-	sock, err := loop.Detach(s.conn)
+	sock, err := loop.Detach(c.sock)
 	if err != nil {
 		return
 	}
-	s.src = p.loops.Pick(s.id).NewSource(sock, s)
-	s.conn = sock
-}
-
-// closeIdle closes those sessions in the loops' care whose clients have sent nothing
-// for idle_timeout; a goroutine of a session's own keeps that deadline itself. Who
-// waits for an answer is not idle meanwhile.
-func (p *Proxy) closeIdle(ctx context.Context) {
-	tick := time.NewTicker(time.Second)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-		}
-		if timeout := p.conf().IdleTimeout; timeout > 0 {
-			p.closeIdleSince(clockNow() - int64(timeout))
-		}
-	}
-}
-
-func (p *Proxy) closeIdleSince(then int64) {
-	for _, s := range p.sessionList() {
-		switch {
-		case s.src == nil || !s.src.Idle() || s.active.Load() >= then:
-		case s.busy():
-			s.active.Store(clockNow())
-		default:
-			p.m.timedOut.Inc()
-			s.shut()
-		}
-	}
+	c.src = c.env.loops.Pick(c.id).NewSource(sock, c)
+	c.sock = sock
 }
 
 // How a step ended.
@@ -83,85 +33,99 @@ const (
 	turns                 // there is more, but others have their turn first
 	stays                 // it needs a goroutine of its own
 	closes                // it is to end
-	parks                 // it goes on when a fence has passed
+	parks                 // it goes on when its lot lets it go
 )
+
+// looped is what a conn has of the loop that looks after it.
+type looped struct {
+	src  *loop.Source // nil: the conn always has a goroutine
+	turn *loop.Turn   // the reader runs on the loop's goroutine, or did when its turn began
+
+	lot      *lot       // the request at hand is to be begun again when that lets the conn go
+	parked   parkResult // … which it has, or not
+	ticket   uint64     // what it waits for there; the lot's, while it has the conn
+	parkedAt int64
+
+	alone    int // how long the last stay on a goroutine of its own was, in batches
+	patience int // batches until it may rest
+	unlocked int // batches without a command for locks, while it is urgent
+}
 
 // mostSteps is how often a session is read from before others have their turn.
 const mostSteps = 4
 
 // step reads what has come and runs it, without ever waiting for the client. The
 // caller holds the source.
-func (s *session) step(t *loop.Turn) stepped {
-	s.turn = t
+func (c *conn) step(t *loop.Turn) stepped {
+	c.turn = t
 	for range mostSteps {
-		more := len(s.in) > 0 // it was parked; what has come meanwhile was reported to nobody
+		more := len(c.in) > 0 // it was parked; what has come meanwhile was reported to nobody
 		if !more {
 			buf := t.Buffer()
-			n, err := s.src.TryRead(buf)
+			n, err := c.src.TryRead(buf)
 			if err != nil && err != loop.ErrNothing { //nolint:errorlint // never wrapped
-				s.turn = nil
+				c.turn = nil
 				return stays // run finds it once more
 			}
 			if n > 0 {
-				s.in, s.lent, s.off, s.since = buf[:n], true, 0, time.Time{}
-				s.restart()
+				c.in, c.lent, c.off, c.since = buf[:n], true, 0, time.Time{}
+				c.restart()
 			}
 			more = n == len(buf)
 		} else {
-			s.tick() // it has been waiting since it was read
+			c.tick() // it has been waiting since it was read
 		}
-		if len(s.in) > 0 {
-			s.active.Store(s.now)
-			on := s.batch()
-			whole := s.off == len(s.in)
-			s.giveBack(on && !whole)
+		if len(c.in) > 0 {
+			c.active.Store(c.now)
+			on := c.batch()
+			whole := c.off == len(c.in)
+			c.giveBack(on && !whole)
 			switch {
 			case !on:
-				s.turn = nil
+				c.turn = nil
 				return closes
-			case s.parks:
-				s.parks = false
-				s.turn = nil
+			case c.lot != nil:
+				c.turn = nil
 				return parks
 			case !whole:
-				s.turn = nil
+				c.turn = nil
 				return stays
-			case s.restful() && (more || s.src.HungUp()):
+			case c.restful() && (more || c.src.HungUp()):
 				continue
 			}
 		}
-		s.turn = nil      // before it belongs to somebody else
-		if !s.restful() { // looked at after each wake, not only after each batch
+		c.turn = nil      // before it belongs to somebody else
+		if !c.restful() { // looked at after each wake, not only after each batch
 			return stays
 		}
 		if t.Left() { // it may have waited for its client
-			s.src.Unwait()
+			c.src.Unwait()
 		}
-		if s.src.Rest() {
+		if c.src.Rest() {
 			return rests
 		}
-		s.turn = t // something has come meanwhile
+		c.turn = t // something has come meanwhile
 	}
-	s.turn = nil
+	c.turn = nil
 	return turns
 }
 
 // dropIn parts with the read buffer.
-func (s *session) dropIn() {
-	s.charge(-s.inHeld())
-	s.in, s.off, s.lent = nil, 0, false
+func (c *conn) dropIn() {
+	c.charge(-c.inHeld())
+	c.in, c.off, c.lent = nil, 0, false
 }
 
 // giveBack parts with the loop's buffer, and keeps what is not understood yet.
-func (s *session) giveBack(keep bool) {
-	rest := s.in[s.off:]
-	s.dropIn()
+func (c *conn) giveBack(keep bool) {
+	rest := c.in[c.off:]
+	c.dropIn()
 	if keep {
-		s.in = append(make([]byte, 0, max(inIdle, len(rest))), rest...)
-		s.charge(s.inHeld())
+		c.in = append(make([]byte, 0, max(inIdle, len(rest))), rest...)
+		c.charge(c.inHeld())
 	}
-	if s.unread.Load() != 0 {
-		s.unread.Store(0)
+	if c.unread.Load() != 0 {
+		c.unread.Store(0)
 	}
 }
 
@@ -171,67 +135,61 @@ const mostUnlocked = 16
 
 // hurry has the loop look more often for sessions that take and release locks, so
 // that these do not wait until all others have been served.
-func (s *session) hurry(locks bool) {
+func (c *conn) hurry(locks bool) {
 	switch {
 	case locks:
-		s.unlocked = 0
-		s.src.SetUrgent(true)
-	case s.unlocked < mostUnlocked:
-		s.unlocked++
-		if s.unlocked == mostUnlocked {
-			s.src.SetUrgent(false)
+		c.unlocked = 0
+		c.src.SetUrgent(true)
+	case c.unlocked < mostUnlocked:
+		c.unlocked++
+		if c.unlocked == mostUnlocked {
+			c.src.SetUrgent(false)
 		}
-	}
-}
-
-// blocking is called before the session's reader waits for anything: if that is a
-// loop's goroutine, another one takes the loop's part.
-func (s *session) blocking() {
-	if t := s.turn; t != nil && !t.Left() {
-		t.Leave()
 	}
 }
 
 // polled tells whether the reader runs on its loop's goroutine.
-func (s *session) polled() bool { return s.turn != nil && !s.turn.Left() }
+func (c *conn) polled() bool { return c.turn != nil && !c.turn.Left() }
 
 // restful tells whether the session can do without a goroutine until its client
 // sends something.
-func (s *session) restful() bool {
-	return !s.quit && s.pin == nil && !s.tx.open && !s.watch && !s.pushes() && !s.stopping.Load() && !s.errands.any.Load()
+func (c *conn) restful() bool {
+	return !c.quit && !c.h.Stays() && !c.stopping.Load() && !c.posted.any.Load()
 }
 
 // Ready runs the session on its loop's goroutine (loop.Owner).
-func (s *session) Ready(t *loop.Turn) {
-	defer s.crashed()
-	switch s.step(t) {
+func (c *conn) Ready(t *loop.Turn) {
+	defer c.crashed()
+	switch c.step(t) {
 	case rests: // nothing of the session may be touched any more
 	case turns:
-		s.src.Again(t)
+		c.src.Again(t)
 	case stays:
-		s.src.Take()
-		s.alone = min(2*s.alone+1, mostAlone)
-		s.patience = s.alone / 2
+		c.src.Take()
+		c.alone = min(2*c.alone+1, mostAlone)
+		c.patience = c.alone / 2
 		if t.Left() {
-			s.run()
+			c.run()
 		} else {
-			go s.run()
+			go c.run()
 		}
 	case parks:
-		s.src.Take()
-		s.p.park(s)
+		c.src.Take()
+		lot := c.lot
+		c.lot = nil
+		lot.park(c)
 	case closes:
-		s.src.Take()
+		c.src.Take()
 		if t.Left() {
-			s.end()
+			c.end()
 		} else {
-			go s.end()
+			go c.end()
 		}
 	}
 }
 
 // Woken runs the session on a goroutine of its own: something was done to it (loop.Owner).
-func (s *session) Woken() { s.run() }
+func (c *conn) Woken() { c.run() }
 
 // mostAlone bounds how many batches a session that needed a goroutine of its own
 // keeps it for, the more the more often: going back and forth costs system calls.
@@ -239,45 +197,30 @@ const mostAlone = 64
 
 // rest gives the session back to its loop, from a goroutine of its own, which is to
 // end then. It reports false when that has to go on.
-func (s *session) rest() bool {
-	if s.src == nil || s.off < len(s.in) || !s.restful() {
+func (c *conn) rest() bool {
+	if c.src == nil || c.off < len(c.in) || !c.restful() {
 		return false
 	}
-	if s.patience > 0 {
-		s.patience--
+	if c.patience > 0 {
+		c.patience--
 		return false
 	}
-	s.dropIn()
-	if s.unread.Load() != 0 {
-		s.unread.Store(0)
+	c.dropIn()
+	if c.unread.Load() != 0 {
+		c.unread.Store(0)
 	}
-	s.deadline(0) // for the next time that it waits
-	s.src.Unwait()
-	if s.src.Return() {
+	c.deadline(0) // for the next time that it waits
+	c.src.Unwait()
+	if c.src.Return() {
 		return true
 	}
-	s.in = make([]byte, 0, inIdle)
+	c.in = make([]byte, 0, inIdle)
 	return false
 }
 
 // wake has somebody notice what was done to the session.
-func (s *session) wake() {
-	if s.src != nil {
-		s.src.Wake()
-	}
-}
-
-// crashed keeps one session's bug from ending all others.
-func (s *session) crashed() {
-	if r := recover(); r != nil {
-		s.p.log.Error("a session crashed; please report this", "client", s.id, "panic", r, "stack", string(debug.Stack()))
-		if s.turn != nil {
-			s.giveBack(false)
-			s.turn = nil
-		}
-		if s.src != nil {
-			s.src.Take()
-		}
-		s.close()
+func (c *conn) wake() {
+	if c.src != nil {
+		c.src.Wake()
 	}
 }

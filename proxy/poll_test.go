@@ -110,7 +110,7 @@ func TestLoopSeesTheEnd(t *testing.T) {
 		_ = c.Close()
 	}
 	n.eventually("all sessions have ended", func() bool { return n.clients.Load() == 0 })
-	if known := n.loops.Members(); known > 2 { // connections to the origin
+	if known := n.env.loops.Members(); known > 2 { // connections to the origin
 		t.Errorf("the loops still know %d sockets", known)
 	}
 }

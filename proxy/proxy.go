@@ -15,7 +15,6 @@ import (
 
 	"nearside/policy"
 	"nearside/proxy/admin"
-	"nearside/proxy/internal/loop"
 	"nearside/proxy/internal/tlsfiles"
 	"nearside/proxy/l1"
 	"nearside/proxy/link"
@@ -38,9 +37,8 @@ type Proxy struct {
 	tls    *tlsfiles.Watched // nil without TLS for clients
 	m      *meters
 
-	latencies bool // are counted
-	timed     bool // commands are timed, for that or to find slow ones
-	slow      slowlog
+	timed bool // commands are timed, for their latencies or to find slow ones
+	slow  slowlog
 
 	linked bool // Redis reports changes
 	users  users
@@ -50,9 +48,6 @@ type Proxy struct {
 	ready     chan struct{}
 	budget    *budget
 	over      chan struct{}
-	loops     *loop.Group  // nil: goroutines for everything
-	slowClock func() int64 // of the time for which a subscriber may be behind
-	buffers   bufferPool
 	entries   entryPool
 	server    atomic.Pointer[serverFacts]
 	unknown   sync.Map // command names that the origin does not know either
@@ -60,7 +55,8 @@ type Proxy struct {
 	databases sync.Map     // int: databases that the origin has
 	missing   atomic.Int64 // the smallest number of one that it has not; 0: not known
 
-	parking   parking
+	env       environ // of the sessions' conns
+	parking   lot     // of reads that wait for a fence
 	fencePing fencePing
 	outage    outage
 
@@ -97,12 +93,11 @@ func New(cfg Config) (*Proxy, error) {
 	}
 	p := &Proxy{
 		cfg: cfg, log: cfg.Log, begun: time.Now(),
-		linked:    mode != link.ModeNone && mode != link.ModeEmbedded,
-		mget:      policy.Lookup([][]byte{[]byte("mget")}),
-		ready:     make(chan struct{}),
-		over:      make(chan struct{}, 1),
-		slowClock: clockNow,
-		sessions:  map[*session]struct{}{},
+		linked:   mode != link.ModeNone && mode != link.ModeEmbedded,
+		mget:     policy.Lookup([][]byte{[]byte("mget")}),
+		ready:    make(chan struct{}),
+		over:     make(chan struct{}, 1),
+		sessions: map[*session]struct{}{},
 	}
 	set, err := p.newRuleset(cfg, nil)
 	if err != nil {
@@ -136,8 +131,11 @@ func New(cfg Config) (*Proxy, error) {
 	}
 	p.users.init(p)
 	p.slow.init(cfg.Slow, p.m.set)
-	p.latencies = !cfg.NoLatency
-	p.timed = p.latencies || p.slow.on()
+	p.timed = !cfg.NoLatency || p.slow.on()
+	p.env = environ{
+		ctx: p.ctx, budget: p.budget, m: p.m, slow: &p.slow, latencies: !cfg.NoLatency, timed: p.timed,
+		limits: func() *limits { return &p.current().limits }, clock: p.clock, slowClock: clockNow, worst: p.worst, log: cfg.Log,
+	}
 	p.quarantine.init(p.ids.most)
 	p.audit.init(p)
 	p.reporter.init(p, time.Now())
@@ -164,6 +162,7 @@ func New(cfg Config) (*Proxy, error) {
 		Lost:   p.unparkLost,
 	})
 	p.fencePing.link = p.link
+	p.initParking()
 	if cfg.Admin != "" {
 		if p.admin, err = admin.New(admin.Config{
 			Addr: cfg.Admin, Token: cfg.AdminToken, TokenFile: cfg.AdminTokenFile, Log: cfg.Log,

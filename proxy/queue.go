@@ -7,10 +7,29 @@ import (
 	"nearside/proxy/origin"
 )
 
-// queue holds a session's replies in the order of its requests: slots of
-// requests that are not answered yet, and the bytes that can be sent.
+// A pending reply is the place of one request in the queue of replies, from
+// the moment it was read until its answer has been put into the output. The
+// handler has more around it: what to do with the answer.
+type pending struct {
+	next  *pending
+	owner interface{ Recycle() } // what it is a part of
+
+	done      bool     // the answer is known and waits for earlier ones
+	reply     []byte   // the answer while it waits
+	parts     [][]byte // more of it
+	overtaken bool     // later reads may overtake it: a cacheable read
+	mute      bool     // the answer is not sent
+	reserved  int64    // what the budget counts for the answer, as in transit
+	op        op       // what it is, and how long it takes
+}
+
+// A lane is a way on which requests take effect in the order in which they were sent: a connection to Redis.
+type lane any
+
+// queue holds the replies in the order of the requests: pending ones, and the bytes
+// that can be sent.
 //
-// Three parties meet here. The session's reader adds slots. The readers of
+// Three parties meet here. The conn's reader adds pending replies. The readers of
 // origin connections answer them, in any order when cached reads went several
 // ways, and never wait. Whoever finds bytes to send and nobody sending becomes
 // the sender until nothing is left.
@@ -18,16 +37,16 @@ type queue struct {
 	mu   sync.Mutex
 	cond sync.Cond // the reader waits for answers or for room
 
-	head, tail *slot
-	n          int // slots
-	popped     int // slots that were there before and are gone
+	head, tail *pending
+	n          int // of pending replies
+	popped     int // pending replies that were there before and are gone
 	noticed    int // of these, known to session.busy
-	unanswered int // slots whose answer is not known yet
+	unanswered int // pending replies whose answer is not known yet
 	writes     int // of these, all that are not cacheable reads
 
-	// via is the origin connection that all unanswered slots went to; mixed
-	// says that there are several (cacheable reads only).
-	via   *origin.Conn
+	// via is the lane of all unanswered requests; mixed says that there are
+	// several (cacheable reads only).
+	via   lane
 	mixed bool
 
 	full [][]byte // bytes to send: full buffers and large replies, then
@@ -38,7 +57,7 @@ type queue struct {
 	waiting bool // the reader waits on cond
 	kick    bool // the reader waits in Read, to be woken when all is answered
 	closed  bool
-	free    *slot
+	free    *pending
 	frees   int
 
 	slowSince int64 // since when more than softPushBacklog is unsent
@@ -54,37 +73,34 @@ type queue struct {
 // begun, so that a long queue of replies is never copied to grow.
 const outChunk = 64 << 10
 
-// slot returns a fresh slot that is not in the queue yet.
-func (s *session) slot() *slot {
-	q := &s.q
+// pend returns a place for the answer of the request at hand, which is not in the queue yet.
+func (c *conn) pend() *pending {
+	q := &c.q
 	q.mu.Lock()
 	sl := q.takeFree()
 	q.mu.Unlock()
 	if sl == nil {
-		sl = &slot{s: s}
+		sl = c.h.NewPending()
 	}
-	sl.writes = sl.inline[:0]
-	sl.gen = s.set.gen
-	sl.mute = s.muted()
-	s.note(&sl.op)
+	c.h.Note(&sl.op)
 	return sl
 }
 
-// push puts a slot at the end of the queue; via is the connection whose answer
-// it waits for.
-func (s *session) push(sl *slot, via *origin.Conn) {
-	sl.op.sent = s.at
-	s.pushed = true
-	q := &s.q
+// push puts a pending reply at the end of the queue; via is the lane on which its
+// request went.
+func (c *conn) push(sl *pending, via lane) {
+	sl.op.sent = c.at
+	c.pushed = true
+	q := &c.q
 	q.mu.Lock()
-	s.detachOut()
+	c.detachOut()
 	if q.unanswered == 0 {
 		q.via, q.mixed = via, false
 	} else if q.via != via {
 		q.mixed = true
 	}
 	q.unanswered++
-	if !sl.read {
+	if !sl.overtaken {
 		q.writes++
 	}
 	q.link(sl)
@@ -92,14 +108,14 @@ func (s *session) push(sl *slot, via *origin.Conn) {
 }
 
 // apart notes that an unanswered cacheable read may be on any connection.
-func (s *session) apart() {
-	q := &s.q
+func (c *conn) apart() {
+	q := &c.q
 	q.mu.Lock()
 	q.mixed = true
 	q.mu.Unlock()
 }
 
-func (q *queue) link(sl *slot) {
+func (q *queue) link(sl *pending) {
 	sl.next = nil
 	if q.tail == nil {
 		q.head = sl
@@ -112,35 +128,35 @@ func (q *queue) link(sl *slot) {
 
 // detachOut moves what the reader has collected by itself in front of what
 // comes from now on. The caller holds q.mu and is the session's reader.
-func (s *session) detachOut() {
-	if s.async {
+func (c *conn) detachOut() {
+	if c.async {
 		return
 	}
-	s.async = true
-	if len(s.wbuf) > 0 && !s.q.closed { // closing has given everything back
-		s.q.emit(s, s.wbuf, false)
-		s.wbuf = s.wbuf[:0]
+	c.async = true
+	if len(c.wbuf) > 0 && !c.q.closed { // closing has given everything back
+		c.q.emit(c, c.wbuf, false)
+		c.wbuf = c.wbuf[:0]
 	}
 }
 
 // answer records a slot's reply, which came at a time of Proxy.clock. With owned, b
 // is kept and not copied.
-func (s *session) answer(sl *slot, b []byte, owned bool, at int64) {
-	q := &s.q
+func (c *conn) answer(sl *pending, b []byte, owned bool, at int64) {
+	q := &c.q
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.at, sl.op.answered = at, at
 	q.unanswered--
-	if !sl.read {
+	if !sl.overtaken {
 		q.writes--
 	}
 	if sl.mute {
 		b, owned, sl.parts = nil, false, nil
 	}
 	q.credit, sl.reserved = sl.reserved, 0
-	q.settleSlot(s, sl, b, owned)
+	q.settleSlot(c, sl, b, owned)
 	if q.credit > 0 { // more than there is to send
-		s.p.budget.Release(q.credit)
+		c.env.budget.Release(q.credit)
 		q.credit = 0
 	}
 	if q.waiting {
@@ -150,17 +166,17 @@ func (s *session) answer(sl *slot, b []byte, owned bool, at int64) {
 		q.kick = false
 		// Wakes the reader out of its Read. An error means that the
 		// connection is gone, and then Read has returned as well.
-		_ = s.conn.SetReadDeadline(longAgo)
+		_ = c.sock.SetReadDeadline(longAgo)
 	}
 }
 
 // longAgo as a deadline ends a Read at once.
 var longAgo = time.Unix(1, 0)
 
-func (q *queue) settleSlot(s *session, sl *slot, b []byte, owned bool) {
+func (q *queue) settleSlot(c *conn, sl *pending, b []byte, owned bool) {
 	if q.closed {
 		// Nobody will be told; the slot only had to be counted.
-		q.leave(s, sl)
+		q.leave(c, sl)
 		return
 	}
 	sl.done = true
@@ -170,31 +186,31 @@ func (q *queue) settleSlot(s *session, sl *slot, b []byte, owned bool) {
 		} else {
 			sl.reply = append([]byte(nil), b...)
 		}
-		q.grow(s, int64(len(b)))
+		q.grow(c, int64(len(b)))
 		for _, part := range sl.parts {
-			q.grow(s, int64(len(part)))
+			q.grow(c, int64(len(part)))
 		}
 		return
 	}
-	q.emit(s, b, owned)
+	q.emit(c, b, owned)
 	for _, part := range sl.parts {
-		q.emit(s, part, true)
+		q.emit(c, part, true)
 	}
-	q.pop(s)
+	q.pop(c)
 	for q.head != nil && q.head.done {
 		sl := q.head
-		q.grow(s, -int64(len(sl.reply)))
-		q.emit(s, sl.reply, true)
+		q.grow(c, -int64(len(sl.reply)))
+		q.emit(c, sl.reply, true)
 		for _, part := range sl.parts {
-			q.grow(s, -int64(len(part)))
-			q.emit(s, part, true)
+			q.grow(c, -int64(len(part)))
+			q.emit(c, part, true)
 		}
-		q.pop(s)
+		q.pop(c)
 	}
 }
 
 // pop takes the first slot out, whose reply is in the output, and keeps it for reuse.
-func (q *queue) pop(s *session) {
+func (q *queue) pop(c *conn) {
 	sl := q.head
 	q.head = sl.next
 	if q.head == nil {
@@ -202,24 +218,25 @@ func (q *queue) pop(s *session) {
 	}
 	q.n--
 	q.popped++
-	q.leave(s, sl)
+	q.leave(c, sl)
 	q.recycle(sl)
 }
 
-func (q *queue) recycle(sl *slot) {
+func (q *queue) recycle(sl *pending) {
 	if q.frees == maxFree {
 		return
 	}
-	*sl = slot{s: sl.s, next: q.free}
+	sl.owner.Recycle()
+	sl.next = q.free
 	q.free = sl
 	q.frees++
 }
 
-// maxFree is the number of slots that a session keeps for reuse.
+// maxFree is the number of pending replies that a conn keeps for reuse.
 const maxFree = 128
 
-// takeFree returns a slot for reuse, nil if there is none.
-func (q *queue) takeFree() *slot {
+// takeFree returns a pending reply for reuse, nil if there is none.
+func (q *queue) takeFree() *pending {
 	sl := q.free
 	if sl != nil {
 		q.free = sl.next
@@ -229,11 +246,11 @@ func (q *queue) takeFree() *slot {
 }
 
 // emit appends bytes to the output.
-func (q *queue) emit(s *session, b []byte, owned bool) {
+func (q *queue) emit(c *conn, b []byte, owned bool) {
 	if len(b) == 0 {
 		return
 	}
-	q.grow(s, int64(len(b)))
+	q.grow(c, int64(len(b)))
 	if owned && len(b) > origin.TakeSize {
 		if len(q.out) > 0 {
 			q.full = append(q.full, q.out)
@@ -247,64 +264,64 @@ func (q *queue) emit(s *session, b []byte, owned bool) {
 		q.out = nil
 	}
 	if q.out == nil {
-		q.out = s.p.buffers.get()
+		q.out = c.env.buffers.get()
 	}
 	q.out = append(q.out, b...)
 }
 
-func (q *queue) grow(s *session, n int64) {
+func (q *queue) grow(c *conn, n int64) {
 	q.size += n
 	if q.credit > 0 && n > 0 {
 		known := min(n, q.credit)
 		q.credit -= known
-		s.p.budget.handBack(&s.account, known)
+		c.env.budget.handBack(&c.account, known)
 		n -= known
 	}
-	s.p.budget.add(&s.account, n)
+	c.env.budget.add(&c.account, n)
 }
 
 // local queues a reply that is known at once, behind all earlier ones.
-func (s *session) local(b []byte) { s.queueLocalReply(b, false) }
+func (c *conn) local(b []byte) { c.queueLocalReply(b, false) }
 
 // localShared is local for bytes that nobody will ever change.
-func (s *session) localShared(b []byte) { s.queueLocalReply(b, true) }
+func (c *conn) localShared(b []byte) { c.queueLocalReply(b, true) }
 
-func (s *session) queueLocalReply(b []byte, owned bool) {
-	q := &s.q
+func (c *conn) queueLocalReply(b []byte, owned bool) {
+	q := &c.q
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if q.closed {
 		return
 	}
 	if q.n == 0 {
-		q.emit(s, b, owned)
+		q.emit(c, b, owned)
 		return
 	}
 	sl := q.takeFree()
 	if sl == nil {
-		sl = &slot{s: s}
+		sl = c.h.NewPending()
 	}
-	if !s.pushed { // the first reply of the command at hand
-		s.note(&sl.op)
-		sl.op.sent, sl.op.answered = s.at, s.at
-		s.pushed = true
+	if !c.pushed { // the first reply of the command at hand
+		c.h.Note(&sl.op)
+		sl.op.sent, sl.op.answered = c.at, c.at
+		c.pushed = true
 	}
 	q.link(sl)
-	q.settleSlot(s, sl, b, owned)
+	q.settleSlot(c, sl, b, owned)
 }
 
 // pushOut sends a frame that answers no request (a pub/sub message, an
 // invalidation), between two replies. It reports false when the client is so
 // slow that Redis would close it.
-func (s *session) pushOut(frame []byte) bool {
-	q := &s.q
+func (c *conn) pushOut(frame []byte) bool {
+	q := &c.q
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if q.closed {
 		return true
 	}
-	q.emit(s, frame, false)
-	return q.size <= maxPushBacklog && !s.slowTooLong()
+	q.emit(c, frame, false)
+	return q.size <= maxPushBacklog && !c.slowTooLong()
 }
 
 // Redis's client-output-buffer-limit for the class pubsub: what must not be unsent
@@ -317,97 +334,169 @@ const (
 
 // slowTooLong tells whether a subscriber has been behind by more than
 // softPushBacklog for softPushTime. The caller holds q.mu.
-func (s *session) slowTooLong() bool {
-	q := &s.q
+func (c *conn) slowTooLong() bool {
+	q := &c.q
 	if q.size <= softPushBacklog {
 		q.slowSince = 0
 		return false
 	}
-	now := s.p.slowClock()
+	now := c.env.slowClock()
 	if q.slowSince == 0 {
 		q.slowSince = now
-		time.AfterFunc(softPushTime+time.Second, s.closeIfSlow) // no further message need come
+		time.AfterFunc(softPushTime+time.Second, c.closeIfSlow) // no further message need come
 		return false
 	}
 	return now-q.slowSince > int64(softPushTime)
 }
 
 // closeIfSlow closes a subscriber that has not caught up.
-func (s *session) closeIfSlow() {
-	q := &s.q
+func (c *conn) closeIfSlow() {
+	q := &c.q
 	q.mu.Lock()
-	slow := !q.closed && q.slowSince != 0 && s.slowTooLong()
+	slow := !q.closed && q.slowSince != 0 && c.slowTooLong()
 	q.mu.Unlock()
 	if slow {
-		s.closeSlow()
+		c.closeSlow()
 	}
 }
 
 // closeSlow closes a client that does not read its messages.
-func (s *session) closeSlow() {
-	s.p.log.Warn("closing a client that does not read its messages", "client", s.id, "backlog", s.account.bytes())
-	s.p.m.slowClosed.Inc()
-	s.shut()
+func (c *conn) closeSlow() {
+	c.env.log.Warn("closing a client that does not read its messages", "client", c.id, "backlog", c.account.bytes())
+	c.env.m.slowClosed.Inc()
+	c.shut()
 }
 
 // awaitAnswers waits until every request sent to the origin has been answered.
 // It reports false when the session is closed.
-func (s *session) awaitAnswers() bool {
-	if !s.async {
+func (c *conn) awaitAnswers() bool {
+	if !c.async {
 		return true
 	}
-	s.flushOrigin()
-	s.sendOut()
-	q := &s.q
+	c.h.Ahead()
+	c.sendOut()
+	q := &c.q
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if q.unanswered > 0 && !q.closed {
-		s.blocking()
+		c.blocking()
 	}
 	for q.unanswered > 0 && !q.closed {
 		q.wait()
 	}
-	s.tick()
+	c.tick()
 	return !q.closed
 }
 
+// wait waits until something about the queue changes, or for the reader to look around.
 func (q *queue) wait() {
 	q.waiting = true
 	q.cond.Wait()
 	q.waiting = false
 }
 
+// waitFor is wait for so long at most; 0: without end.
+func (q *queue) waitFor(patience time.Duration) {
+	if patience > 0 {
+		timer := time.AfterFunc(patience, func() {
+			q.mu.Lock()
+			q.cond.Broadcast()
+			q.mu.Unlock()
+		})
+		defer timer.Stop()
+	}
+	q.wait()
+}
+
+// inOrder tells whether a request on that lane takes effect after all that are unanswered.
+func (c *conn) inOrder(on lane) bool {
+	q := &c.q
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.unanswered == 0 || !q.mixed && q.via == on
+}
+
+// sameLane tells whether all unanswered requests went on that lane.
+func (c *conn) sameLane(on lane) bool {
+	q := &c.q
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return !q.mixed && q.via == on
+}
+
+// mayOvertake tells whether a cacheable read may be looked up before the earlier
+// requests are answered: only past cacheable reads.
+func (c *conn) mayOvertake() bool {
+	q := &c.q
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.writes == 0
+}
+
+// answered tells whether nothing is outstanding.
+func (c *conn) answered() bool {
+	q := &c.q
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.unanswered == 0
+}
+
+// becomeAsync makes all output go through the queue, since there may be something to
+// send at any time from now on.
+func (c *conn) becomeAsync() {
+	q := &c.q
+	q.mu.Lock()
+	c.detachOut()
+	q.mu.Unlock()
+}
+
+// leave counts a request whose reply has been put into the output. It is called
+// with q.mu held.
+func (q *queue) leave(c *conn, sl *pending) {
+	env, o := c.env, &sl.op
+	if !o.timed {
+		return
+	}
+	took := max(q.at-o.read, 0)
+	if env.latencies {
+		q.times.add(&env.m.latency, cellOf(o.cmd, o.path), took)
+	}
+	if env.slow.on() && !o.waits && took >= env.slow.threshold {
+		env.slow.add(o, q.at, c.h.Who())
+	}
+}
+
 // awaitRoom waits while too many requests of the session are unanswered or too
 // much of its output is unsent. That is the backpressure: meanwhile nothing is
 // read from the client.
-func (s *session) awaitRoom() bool {
-	if !s.async {
+func (c *conn) awaitRoom() bool {
+	if !c.async {
 		return true
 	}
-	q := &s.q
+	q := &c.q
 	q.mu.Lock()
-	full := q.n >= s.p.conf().MaxOutstanding || q.size > s.p.conf().ReplyBuffer
+	full := q.n >= c.env.limits().maxOutstanding || q.size > c.env.limits().replyBuffer
 	closed := q.closed
 	q.mu.Unlock()
 	if !full || closed {
 		return !closed
 	}
-	s.blocking()
-	s.flushOrigin()
-	s.sendOut()
+	c.blocking()
+	c.h.Ahead()
+	c.sendOut()
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	for (q.n > s.p.conf().MaxOutstanding/2 || q.size > s.p.conf().ReplyBuffer/2) && !q.closed {
+	for (q.n > c.env.limits().maxOutstanding/2 || q.size > c.env.limits().replyBuffer/2) && !q.closed {
 		q.wait()
 	}
-	s.tick()
+	c.tick()
 	return !q.closed
 }
 
 // quiet tells whether nothing is outstanding or unsent, so that the reader may
 // write by itself again. The caller is the reader.
-func (s *session) quiet() bool {
-	q := &s.q
+func (c *conn) quiet() bool {
+	q := &c.q
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	return q.n == 0 && !q.sending && len(q.out) == 0 && len(q.full) == 0

@@ -151,8 +151,8 @@ func queueOrder(t *testing.T, seed uint64) {
 			s.flushReplies()
 		default:
 			sl := s.slot()
-			sl.read = r.IntN(2) == 0
-			s.push(sl, nil)
+			sl.overtaken = r.IntN(2) == 0
+			s.push(&sl.pending, nil)
 			queues[r.IntN(answerers)] <- job{sl, numbered(i, size)}
 		}
 		switch r.IntN(300) {
@@ -231,7 +231,7 @@ func TestQueueBounds(t *testing.T) {
 				t.Fatal("closed")
 			}
 			sl := s.slot()
-			s.push(sl, nil)
+			s.push(&sl.pending, nil)
 			slots = append(slots, sl)
 		}
 		goesOn := make(chan bool, 1)
@@ -289,7 +289,7 @@ func TestQueueBounds(t *testing.T) {
 	t.Run("closed", func(t *testing.T) {
 		s, _ := bareSession(t, nil)
 		for range 64 {
-			s.push(s.slot(), nil)
+			s.push(&s.slot().pending, nil)
 		}
 		goesOn := make(chan bool, 1)
 		go func() { goesOn <- s.awaitRoom() }()
@@ -324,11 +324,11 @@ func TestQueueClosed(t *testing.T) {
 	s, _ := bareSession(t, nil)
 	first, second, third := s.slot(), s.slot(), s.slot()
 	s.replyRaw(numbered(0, 100)) // the reader's own, not sent yet
-	s.push(first, nil)
-	s.push(second, nil)
+	s.push(&first.pending, nil)
+	s.push(&second.pending, nil)
 	second.Reply(numbered(2, 1000), nil, nil)
 	s.shut()
-	s.push(third, nil)
+	s.push(&third.pending, nil)
 	first.Reply(numbered(1, 1000), nil, nil)
 	third.Reply(numbered(3, 100_000), nil, nil)
 	s.replyRaw(numbered(4, 100))
@@ -342,7 +342,7 @@ func TestQueueClosed(t *testing.T) {
 	late, _ := bareSession(t, nil)
 	late.replyRaw(numbered(0, 100))
 	late.shut()
-	late.push(late.slot(), nil)
+	late.push(&late.slot().pending, nil)
 	if used := late.p.budget.used.Load(); used != 0 {
 		t.Errorf("%d bytes are counted after the end", used)
 	}

@@ -16,16 +16,15 @@ func (s *session) awaitRefill() (permit refills) {
 	}
 	p.m.refillWaits.Inc()
 	// Among the fetches that are waited for may be this session's own.
-	s.blocking()
-	s.flushOrigin()
-	s.flushReplies()
 	s.waited = true
-	select {
-	case r <- struct{}{}:
-		permit = r
-	case <-p.ctx.Done(): // the request will fail at once
-	}
-	s.at = p.clock()
+	s.block(func(closed <-chan struct{}) {
+		select {
+		case r <- struct{}{}:
+			permit = r
+		case <-closed:
+		case <-p.ctx.Done(): // the request will fail at once
+		}
+	})
 	return permit
 }
 

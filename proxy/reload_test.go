@@ -484,7 +484,7 @@ func TestReloadNewPrefixIsReported(t *testing.T) {
 func (n *nearside) sessionNudge() {
 	for _, s := range n.sessionList() {
 		if s.pausing.Load() {
-			s.nudge()
+			s.postOnly(nil)
 		}
 	}
 }

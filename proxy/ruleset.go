@@ -41,6 +41,7 @@ type ruleset struct {
 	rules   *policy.Rules
 	policy  *policy.Policy
 	refills refills
+	limits  limits // of one client
 
 	fences        policy.Fence // which ones are configured
 	fenceMessages bool
@@ -87,6 +88,10 @@ func (p *Proxy) newRuleset(cfg Config, old *ruleset) (*ruleset, error) {
 		case "messages":
 			set.fenceMessages = true
 		}
+	}
+	set.limits = limits{
+		maxRequest: cfg.MaxRequest, maxOutstanding: cfg.MaxOutstanding, replyBuffer: cfg.ReplyBuffer,
+		requestTimeout: cfg.RequestTimeout, writeTimeout: cfg.WriteTimeout, idleTimeout: cfg.IdleTimeout,
 	}
 	set.auditRate = p.auditRate(cfg.Audit)
 	return set, nil
@@ -143,11 +148,11 @@ func (p *Proxy) conf() *Config { return &p.current().cfg }
 // of something that must be of one piece.
 func (s *session) adopt() {
 	set := s.p.current()
-	if set == s.set || s.tx.open || s.watch {
+	if set == s.set || s.tx.open || s.watching {
 		return
 	}
 	s.set = set
-	s.frames.bound(set.cfg.MaxRequest)
+	s.frames.bound(set.limits.maxRequest)
 	s.sampler = sampler{} // it may have been off
 }
 

@@ -62,8 +62,8 @@ func (p *Proxy) Run(ctx context.Context) error {
 	stopAdmin()
 	p.cancel()
 	p.wg.Wait()
-	if p.loops != nil {
-		p.loops.Wait()
+	if p.env.loops != nil {
+		p.env.loops.Wait()
 	}
 	return err
 }
@@ -176,7 +176,7 @@ func (p *Proxy) admit(conn net.Conn) {
 	s := p.newSession(conn)
 	if !p.enrol(s) {
 		p.clients.Add(-1)
-		_ = s.conn.Close()
+		_ = s.sock.Close()
 		return
 	}
 	s.counted = true
@@ -223,14 +223,14 @@ func (p *Proxy) relieve() {
 // worst is the session that holds most, nil if none holds anything. What a
 // session holds weighs the more the longer no request of its was dealt with, so
 // that many small hoards do not push out the one client that is at work.
-func (p *Proxy) worst() (worst *session) {
+func (p *Proxy) worst() (worst *conn) {
 	now, most := clockNow(), 0.0
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for s := range p.sessions {
 		idle := max(time.Duration(now-s.served.Load()), 10*time.Millisecond)
 		if weight := float64(s.account.bytes()) * idle.Seconds(); weight > most {
-			worst, most = s, weight
+			worst, most = &s.conn, weight
 		}
 	}
 	return worst

@@ -15,12 +15,12 @@ func (q *queue) take() (full [][]byte, out []byte, ok bool) {
 
 // Flush sends what can be sent without waiting (origin.Flusher); if the client
 // does not take it at once, a goroutine of its own goes on.
-func (s *session) Flush() { s.send(atOnce) }
+func (c *conn) Flush() { c.send(atOnce) }
 
 // sendOut sends what there is, waiting for a slow client; for the reader.
-func (s *session) sendOut() {
-	s.settleTimes()
-	s.send(asReader)
+func (c *conn) sendOut() {
+	c.settleTimes()
+	c.send(asReader)
 }
 
 // sender says how somebody sends.
@@ -34,10 +34,10 @@ const (
 
 // send makes the caller the sender, if there is something to send and nobody
 // is sending, until nothing is left.
-func (s *session) send(as sender) {
-	q := &s.q
+func (c *conn) send(as sender) {
+	q := &c.q
 	q.mu.Lock()
-	q.times.settle(&s.p.m.latency)
+	q.times.settle(&c.env.m.latency)
 	if q.sending {
 		q.mu.Unlock()
 		return
@@ -49,15 +49,15 @@ func (s *session) send(as sender) {
 		}
 		q.sending = true
 		q.mu.Unlock()
-		if !s.tryAll(&full, &out) {
+		if !c.tryAll(&full, &out) {
 			if as == atOnce {
-				go s.finishSend(full, out)
+				go c.finishSend(full, out)
 				return
 			}
 			if as == asReader {
-				s.blocking()
+				c.blocking()
 			}
-			s.writeAll(full, out)
+			c.writeAll(full, out)
 		}
 		q.mu.Lock()
 	}
@@ -69,66 +69,66 @@ func (s *session) send(as sender) {
 }
 
 // finishSend goes on sending for somebody who must not wait.
-func (s *session) finishSend(full [][]byte, out []byte) {
-	s.writeAll(full, out)
-	q := &s.q
+func (c *conn) finishSend(full [][]byte, out []byte) {
+	c.writeAll(full, out)
+	q := &c.q
 	q.mu.Lock()
 	q.sending = false
 	if q.waiting {
 		q.cond.Signal()
 	}
 	q.mu.Unlock()
-	s.send(aside)
+	c.send(aside)
 }
 
 // tryAll writes without waiting; it leaves what the client did not take.
-func (s *session) tryAll(full *[][]byte, out *[]byte) bool {
+func (c *conn) tryAll(full *[][]byte, out *[]byte) bool {
 	for len(*full) > 0 {
 		b := (*full)[0]
-		n, ok := s.tryWrite(b)
-		s.sent(n)
+		n, ok := c.tryWrite(b)
+		c.sent(n)
 		if !ok {
 			(*full)[0] = b[n:]
 			return false
 		}
 		(*full)[0] = nil // or the array would hold on to it
 		*full = (*full)[1:]
-		s.p.budget.gone(int64(len(b)))
+		c.env.budget.gone(int64(len(b)))
 	}
-	n, ok := s.tryWrite(*out)
-	s.sent(n)
+	n, ok := c.tryWrite(*out)
+	c.sent(n)
 	if !ok {
 		*out = (*out)[n:]
 		return false
 	}
-	s.p.buffers.put(*out)
+	c.env.buffers.put(*out)
 	*out = nil
 	return true
 }
 
-func (s *session) writeAll(full [][]byte, out []byte) {
+func (c *conn) writeAll(full [][]byte, out []byte) {
 	for i, b := range full {
-		if s.write(b) != nil {
+		if c.write(b) != nil {
 			return
 		}
-		s.sent(len(b))
+		c.sent(len(b))
 		full[i] = nil // or the array would hold on to it
-		s.p.budget.gone(int64(len(b)))
+		c.env.budget.gone(int64(len(b)))
 	}
-	if s.write(out) == nil {
-		s.sent(len(out))
-		s.p.buffers.put(out)
+	if c.write(out) == nil {
+		c.sent(len(out))
+		c.env.buffers.put(out)
 	}
 }
 
-func (s *session) sent(n int) {
+func (c *conn) sent(n int) {
 	if n == 0 {
 		return
 	}
-	q := &s.q
+	q := &c.q
 	q.mu.Lock()
 	if !q.closed { // closing has given everything back
-		q.grow(s, -int64(n))
+		q.grow(c, -int64(n))
 		if q.slowSince != 0 && q.size <= softPushBacklog {
 			q.slowSince = 0
 		}

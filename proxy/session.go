@@ -3,26 +3,19 @@ package proxy
 import (
 	"net"
 	"sync/atomic"
-	"time"
 
 	"github.com/tidwall/redcon"
 
 	"nearside/policy"
-	"nearside/proxy/internal/loop"
 	"nearside/proxy/origin"
 )
 
-// A session is one client connection and its state. Its reader, a loop's goroutine
-// or one of its own (see poll.go), reads requests, decides them and sends them on; answers come back on the goroutines
-// of the origin's connections (see queue). What is not marked otherwise belongs
-// to the reader.
+// A session is one client: what it has said about itself, and what is under way for
+// it. What is not marked otherwise belongs to the conn's reader.
 type session struct {
-	p     *Proxy
-	set   *ruleset // that the request at hand is decided by
-	id    uint64
-	conn  net.Conn
-	nb    nonblocking // conn without waiting, where the platform has it
-	begun time.Time
+	conn
+	p   *Proxy
+	set *ruleset // that the request at hand is decided by
 
 	// What the client said about itself.
 	db      int
@@ -34,52 +27,39 @@ type session struct {
 	pass    string
 	acl     *aclUser // the same user's part in the near cache
 	authed  bool
-	reply   replyMode
-	quit    bool
+	replies replyMode
 	health  bool // nearside's own health check: not counted
 
-	// Reading.
-	in       []byte // bytes read; in[off:] is not understood yet
-	off      int
-	since    time.Time // the unfinished request has since then grown from
-	mark     int       // this size
-	frames   framer
+	// The request at hand.
 	args     [][]byte
 	d        policy.Decision
-	now      int64 // the proxy's clock, read once per batch
-	waited   bool  // now is of before something that took its time
-	synced   bool  // a PING that was sent after the batch had been read has been answered
+	cmd      *policy.Command
+	path     path
+	waits    bool // it may wait by design
+	waited   bool // now is of before something that took its time
+	synced   bool // a PING that was sent after the batch had been read has been answered
 	scratch  []byte
-	id1      []byte // near cache key under construction
-	kept     int64  // bytes counted for what the client wants remembered
-	argsHeld int64  // bytes counted for very many arguments
-	gave     bool   // the request at hand went to the origin with its buffer
-	last     atomic.Pointer[policy.Command]
-	active   atomic.Int64 // proxy clock of the last request
-	served   atomic.Int64 // proxy clock when a request was last dealt with
-
-	// Writing. While async is false nothing is outstanding and the reader
-	// writes by itself from wbuf; otherwise everything goes through q.
-	q        queue
-	async    bool
-	wbuf     []byte
+	id1      []byte  // near cache key under construction
+	kept     int64   // bytes counted for what the client wants remembered
+	argsHeld int64   // bytes counted for very many arguments
+	gave     bool    // the request at hand went to the origin with its buffer
 	captured *[]byte // a local reply that EXEC will send
-	account  account // of the budget
+	last     atomic.Pointer[policy.Command]
 
 	// Origin connections in use.
-	wires   [4]wire
-	touched []*origin.Conn // written to since the last flush
-	pin     *pinned        // owned connection, or nil
-	tx      transaction
-	watch   bool // WATCH is in force
-	subs    subscriptions
-	view    keyView // of keyspace notifications
-	track   bool    // CLIENT TRACKING is on
-	target  bool    // another session's invalidations are redirected to this one's pinned connection
-	bcast   bool
-	noEvict bool
-	caching caching
-	monitor bool
+	wires    [4]wire
+	touched  []*origin.Conn // written to since the last flush
+	pin      *pinned        // owned connection, or nil
+	tx       transaction
+	watching bool // WATCH is in force
+	subs     subscriptions
+	view     keyView // of keyspace notifications
+	track    bool    // CLIENT TRACKING is on
+	target   bool    // another session's invalidations are redirected to this one's pinned connection
+	bcast    bool
+	noEvict  bool
+	caching  caching
+	monitor  bool
 
 	unwatch chan struct{} // closed when the loss of the pinned connection no longer matters
 
@@ -89,31 +69,12 @@ type session struct {
 	blocked  blockedOn            // for CLIENT UNBLOCK of other sessions
 	pausing  atomic.Bool          // CLIENT PAUSE holds it back
 	queuedN  atomic.Int32         // commands queued since MULTI, plus 1; 0: no MULTI
-	unread   atomic.Int64         // bytes of unfinished requests when it last waited for more
-	errands  errands              // what other sessions ask the reader to do
 	public   atomic.Pointer[seen] // for CLIENT LIST of other sessions
-	gone     bool                 // the client left while it was blocked
-	stopping atomic.Bool          // nearside ends
-	owed     atomic.Bool          // and then the client waited for something
-	shutOnce atomic.Bool
-	ended    chan struct{} // closed when the reader has ended
 
-	src        *loop.Source // nil: the session always has a goroutine
-	turn       *loop.Turn   // the reader runs on the loop's goroutine, or did when its turn began
-	parks      bool         // the request at hand is to be begun again when a fence has passed
-	afterFence fenced       // … which it has, or not
-	fence      uint64       // … with this number, and it has waited since; both are parking's
-	parkedAt   int64
-
-	lent     bool // in is the loop's buffer
-	alone    int  // how long the last stay on a goroutine of its own was, in batches
-	patience int  // batches until it may rest
-	unlocked int  // batches without a command for locks, while it is urgent
-	counted  bool // among Proxy.clients
-	counts   ruleCounts
-	sampler  sampler // picks hits for the auditor
-	passed   passed
-	timing
+	counted bool // among Proxy.clients
+	counts  ruleCounts
+	sampler sampler // picks hits for the auditor
+	passed  passed
 }
 
 // wire remembers the shared connection of one kind.
@@ -123,20 +84,11 @@ type wire struct {
 	conn *origin.Conn
 }
 
-func (p *Proxy) newSession(conn net.Conn) *session {
-	s := &session{
-		p: p, id: p.nextID.Add(1), conn: conn, begun: time.Now(), proto: 2, ended: make(chan struct{}),
-		authed: p.cfg.DefaultUser != "none", acl: &p.users.own,
-	}
+func (p *Proxy) newSession(sock net.Conn) *session {
+	s := &session{p: p, proto: 2, authed: p.cfg.DefaultUser != "none", acl: &p.users.own}
 	s.counts.m = p.m
+	s.init(p.nextID.Add(1), sock, &p.env, s)
 	s.adopt()
-	s.q.cond.L = &s.q.mu
-	s.join()
-	if s.src == nil {
-		s.nb.init(conn)
-	}
-	s.active.Store(clockNow())
-	s.served.Store(s.active.Load())
 	return s
 }
 
@@ -153,73 +105,20 @@ func (s *session) serve() {
 	s.run()
 }
 
-// run reads from the client until that is gone, nearside closes the session, or
-// its loop takes it.
-func (s *session) run() {
-	defer s.crashed()
-	if s.in == nil {
-		s.in = make([]byte, 0, inIdle)
-	}
-	for !s.quit && (s.unparked() || s.read()) {
-		if s.unparked() {
-			s.tick() // it has been waiting since it was read
-		} else {
-			s.restart()
-		}
-		s.active.Store(s.now)
-		if !s.batch() {
-			break
-		}
-		if s.rest() {
-			return
-		}
-	}
-	s.end()
+// BatchBegin, Serve and what follows are for the session's conn (handler).
+func (s *session) BatchBegin() { s.synced = false }
+
+// ProtocolError answers what is no request.
+func (s *session) ProtocolError(problem string) {
+	s.p.m.protocolErrors.Inc()
+	s.replyError("ERR Protocol error: " + problem)
 }
 
-// end lets the last replies out and closes the session.
-func (s *session) end() {
-	defer s.crashed()
-	s.drainOut()
-	if s.stopping.Load() {
-		s.farewell()
-	}
-	s.close()
-}
+// TooBusy answers a request for which there is no room.
+func (s *session) TooBusy() { s.replyError(errBusyBuffers) }
 
-// batch runs every request that has arrived whole, and lets its effects out.
-func (s *session) batch() bool {
-	s.synced = false
-	if s.async && !s.pushes() && s.quiet() {
-		s.async = false
-	}
-	for count := 1; ; count++ {
-		kind, n, problem := s.frames.next(s.in[s.off:], s.authed)
-		if kind == frameMore {
-			if count > 1 {
-				s.served.Store(s.now)
-			}
-			break
-		}
-		if kind == frameBad {
-			s.replyError("ERR Protocol error: " + problem)
-			s.p.m.protocolErrors.Inc()
-			return false
-		}
-		raw := s.in[s.off : s.off+n]
-		s.off += n
-		if !s.request(kind, raw) {
-			return false
-		}
-		if s.parks {
-			s.off -= n
-			break
-		}
-		s.afterFence = fenceUnknown // it may not have been asked for
-		if count%32 == 0 {          // a long batch must not answer by an old clock
-			s.tick()
-		}
-	}
+// BatchEnd lets the effects of a batch out, and gives back what it leaves.
+func (s *session) BatchEnd() bool {
 	if s.pin != nil && !s.needsPin() {
 		if !s.awaitAnswers() {
 			return false
@@ -235,11 +134,48 @@ func (s *session) batch() bool {
 	if cap(s.id1) > keepOut {
 		s.id1 = nil
 	}
-	return s.flushReplies()
+	return true
 }
 
-// request runs one frame.
-func (s *session) request(kind frameKind, raw []byte) bool {
+// Ahead lets out what was asked of the origin.
+func (s *session) Ahead() { s.flushOrigin() }
+
+// Authenticated tells whether the client has shown who it is, or need not.
+func (s *session) Authenticated() bool { return s.authed }
+
+// Stays tells whether something of the session may have to be noticed at any time.
+func (s *session) Stays() bool { return s.pin != nil || s.tx.open || s.watching || s.pushes() }
+
+// Unsolicited tells whether the origin may send what answers no request.
+func (s *session) Unsolicited() bool { return s.pushes() }
+
+// Patient tells whether the client waits for messages.
+func (s *session) Patient() bool { return s.subscribed() || s.monitor }
+
+// NewPending makes a slot.
+func (s *session) NewPending() *pending {
+	sl := &slot{s: s}
+	sl.owner = sl
+	return &sl.pending
+}
+
+// Closed gives back what the session has.
+func (s *session) Closed() {
+	s.abandon()
+	s.counts.flush()
+	s.passed.flush(s)
+	s.charge(-s.kept - s.argsHeld)
+	s.kept, s.argsHeld = 0, 0
+	s.p.users.leave(s.acl)
+	s.p.forget(s)
+	if s.counted {
+		s.p.clients.Add(-1)
+		s.p.wg.Done()
+	}
+}
+
+// Serve runs one request.
+func (s *session) Serve(kind frameKind, raw []byte) bool {
 	switch kind {
 	case frameSkip:
 		return true
@@ -273,7 +209,7 @@ func (s *session) request(kind frameKind, raw []byte) bool {
 		return false
 	}
 	s.dispatch(raw)
-	if !s.pushed && !s.parks {
+	if !s.pushed && !s.parks() {
 		s.answeredHere()
 	}
 	if s.gave { // nothing may hold on to what was given away
@@ -361,40 +297,8 @@ func (s *session) flushOrigin() {
 	s.touched = s.touched[:0]
 }
 
-// shut closes the session from outside its reader.
-func (s *session) shut() {
-	if s.shutOnce.Swap(true) {
-		return
-	}
-	q := &s.q
-	q.mu.Lock()
-	q.closed = true
-	s.charge(-q.size)
-	q.full, q.out = nil, nil
-	s.p.budget.gone(q.size)
-	q.size = 0
-	q.times.settle(&s.p.m.latency)
-	q.cond.Broadcast()
-	q.mu.Unlock()
-	_ = s.conn.Close() // nothing is left to be said to this client
-	s.wake()
-}
-
-// close ends the session; the reader calls it last.
-func (s *session) close() {
-	s.flushOrigin()
-	s.shut()
-	s.abandon()
-	s.counts.flush()
-	s.passed.flush(s)
-	s.settleTimes()
-	s.charge(-s.inHeld() - s.kept - s.argsHeld)
-	s.kept, s.argsHeld = 0, 0
-	s.p.users.leave(s.acl)
-	s.p.forget(s)
-	close(s.ended)
-	if s.counted {
-		s.p.clients.Add(-1)
-		s.p.wg.Done()
-	}
+// keep counts what the session remembers at its client's wish.
+func (s *session) keep(n int) {
+	s.kept += int64(n)
+	s.charge(int64(n))
 }

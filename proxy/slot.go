@@ -9,35 +9,38 @@ import (
 	"nearside/proxy/origin"
 )
 
-// A slot is the place of one request in its session's queue of replies, from
-// the moment it was read until its answer has been put into the output. It is
+// A slot is a pending reply with what its command does to the near cache. It is
 // what the origin's connection answers to (origin.Sink) and what a fetch of
 // another session fills (l1.Waiter).
 type slot struct {
-	s    *session
-	next *slot
-
-	done  bool     // the answer is known and waits for earlier ones
-	reply []byte   // the answer while it waits
-	parts [][]byte // more of it
-	read  bool     // a cacheable read: later ones may overtake it
-	mute  bool     // CLIENT REPLY OFF or SKIP: the answer is not sent
+	pending
+	s *session
 
 	// What is to happen when the answer comes.
-	finish   finisher
-	strip    int          // replies of inserted commands in front of the answer
-	gen      uint64       // of the rules that the request was decided by
-	fence    policy.Fence // raise a fence before the client learns the answer
-	writes   []uint32     // L1 counters of the keys it writes
-	seen     bool         // it only read the keys in writes, past the near cache
-	nilIsNo  bool         // a null or 0 says that the lock is another's
-	all      writeAll     // what it does to everything
-	untold   bool         // and Redis tells nobody
-	fetch    *fetch       // of a cached read
-	stale    *staleRead   // what it may be answered with if the origin fails
-	reserved int64        // what the budget counts for the answer, as in transit
-	inline   [2]uint32    // backs writes: most commands write one or two keys
-	op       op           // what it is, and how long it takes
+	finish  finisher
+	strip   int          // replies of inserted commands in front of the answer
+	gen     uint64       // of the rules that the request was decided by
+	fence   policy.Fence // raise a fence before the client learns the answer
+	writes  []uint32     // L1 counters of the keys it writes
+	seen    bool         // it only read the keys in writes, past the near cache
+	nilIsNo bool         // a null or 0 says that the lock is another's
+	all     writeAll     // what it does to everything
+	untold  bool         // and Redis tells nobody
+	fetch   *fetch       // of a cached read
+	stale   *staleRead   // what it may be answered with if the origin fails
+	inline  [2]uint32    // backs writes: most commands write one or two keys
+}
+
+// Recycle forgets everything but whose slot it is.
+func (sl *slot) Recycle() { *sl = slot{s: sl.s, pending: pending{owner: sl}} }
+
+// slot returns a fresh slot that is not in the queue yet.
+func (s *session) slot() *slot {
+	sl := s.pend().owner.(*slot)
+	sl.writes = sl.inline[:0]
+	sl.gen = s.set.gen
+	sl.mute = s.muted()
+	return sl
 }
 
 // A finisher turns what the origin answered into what the client gets. It runs
@@ -70,7 +73,7 @@ func (sl *slot) ReplyParts(parts [][]byte, reserved int64, batch *origin.Batch) 
 	fenced := sl.settle(parts[0], nil)
 	sl.reserved, sl.parts = reserved, parts[1:]
 	s := sl.s // answered, the slot may be another request's
-	s.answer(sl, parts[0], true, s.p.answeredAt(batch))
+	s.answer(&sl.pending, parts[0], true, s.p.answeredAt(batch))
 	s.p.budget.gone(reserved) // the pieces are too small to be noticed when they are
 	s.letOut(batch, fenced)
 }
@@ -97,7 +100,7 @@ func (sl *slot) Reply(b []byte, err error, batch *origin.Batch) {
 		b = appendError(nil, s.p.originError(err))
 	}
 	fenced := sl.settle(b, err)
-	s.answer(sl, b, owned, s.p.answeredAt(batch))
+	s.answer(&sl.pending, b, owned, s.p.answeredAt(batch))
 	s.letOut(batch, fenced)
 }
 
@@ -131,7 +134,7 @@ func (sl *slot) Filled(reply []byte, err error) {
 		reply = appendError(nil, s.p.originError(err))
 	}
 	// A reply of this size is the callee's for good (origin.Sink), so nobody changes it.
-	s.answer(sl, reply, len(reply) > origin.TakeSize, s.p.clock())
+	s.answer(&sl.pending, reply, len(reply) > origin.TakeSize, s.p.clock())
 	s.Flush()
 }
 
@@ -159,7 +162,7 @@ func (sl *slot) begin() {
 // widen makes a slot that was decided by rules of before a reload count as writing
 // everything: what it names may be cached by now, which begin could not know.
 func (sl *slot) widen() {
-	if !sl.read && !sl.seen && sl.all == writeNamed && sl.outdated() {
+	if !sl.overtaken && !sl.seen && sl.all == writeNamed && sl.outdated() {
 		sl.all = writeEvery
 		sl.s.p.l1.BeginAll()
 	}

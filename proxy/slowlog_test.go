@@ -133,12 +133,12 @@ func TestSlowOrder(t *testing.T) {
 	s.restart()
 	command("GET", "product:1")
 	first := s.slot()
-	first.read = true
-	s.push(first, nil)
+	first.overtaken = true
+	s.push(&first.pending, nil)
 	command("STRLEN", "product:2")
 	second := s.slot()
-	second.read = true
-	s.push(second, nil)
+	second.overtaken = true
+	s.push(&second.pending, nil)
 	command("PING")
 	s.replyString(replyPong)
 	second.Reply([]byte(":1\r\n"), nil, nil)

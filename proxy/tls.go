@@ -69,7 +69,7 @@ func (c *tlsConn) Close() error {
 // handshake makes the connection ready, where it speaks TLS. The client has as
 // much time for it as for a request.
 func (s *session) handshake() bool {
-	c, ok := s.conn.(*tlsConn)
+	c, ok := s.sock.(*tlsConn)
 	if !ok {
 		return true
 	}
@@ -86,12 +86,12 @@ func (s *session) handshake() bool {
 
 // identified tells whether the client has shown a certificate.
 func (s *session) identified() bool {
-	_, ok := s.conn.(*tlsConn)
+	_, ok := s.sock.(*tlsConn)
 	return ok && s.p.cfg.TLS.ClientCA != ""
 }
 
 // remote tells whether the client is on another machine.
 func (s *session) remote() bool {
-	a, ok := s.conn.RemoteAddr().(*net.TCPAddr)
+	a, ok := s.sock.RemoteAddr().(*net.TCPAddr)
 	return ok && !a.IP.IsLoopback()
 }

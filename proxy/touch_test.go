@@ -209,7 +209,7 @@ func BenchmarkTouchedHit(b *testing.B) {
 		begun := time.Now()
 		for range round {
 			kind, size, _ := s.frames.next(request, true)
-			if !s.request(kind, request[:size]) || len(s.wbuf) == 0 {
+			if !s.Serve(kind, request[:size]) || len(s.wbuf) == 0 {
 				b.Fatal("no reply")
 			}
 			s.wbuf = s.wbuf[:0]

@@ -7,7 +7,6 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/tidwall/redcon"
@@ -174,8 +173,8 @@ func redirection(args [][]byte) (at int, id uint64) {
 	return at, id
 }
 
-// errandTime bounds how long a session waits for what it asks of another one.
-const errandTime = 2 * time.Second
+// postedTime bounds how long a session waits for what it asks of another one.
+const postedTime = 2 * time.Second
 
 // redirectTo makes the session with that id ready to get invalidations and
 // returns the number of its pinned connection at Redis.
@@ -192,7 +191,7 @@ func (s *session) redirectTo(id uint64) (number int64, problem string) {
 	var err error
 	if t == s {
 		number, err = s.becomeTarget()
-	} else if !t.errand(s.p.ctx, func() { number, err = t.becomeTarget() }) {
+	} else if !t.post(s.p.ctx, postedTime, func() { number, err = t.becomeTarget() }) {
 		return 0, "ERR nearside: the client to redirect to is busy; try again"
 	}
 	switch {
@@ -211,7 +210,7 @@ func (s *session) becomeTarget() (number int64, err error) {
 	}
 	s.target = true
 	s.watchPin()
-	ctx, cancel := context.WithTimeout(s.p.ctx, errandTime)
+	ctx, cancel := context.WithTimeout(s.p.ctx, postedTime)
 	defer cancel()
 	return s.pin.conn.ID(ctx), nil
 }
@@ -240,58 +239,6 @@ func renumber(b []byte, head string, n uint64) []byte {
 	}
 	out := strconv.AppendUint(bytes.Clone(b[:at]), n, 10)
 	return append(out, b[at+end:]...)
-}
-
-// errands are what other sessions ask this session's reader to do, since much of
-// a session belongs to its reader alone.
-type errands struct {
-	any  atomic.Bool
-	mu   sync.Mutex
-	list []func()
-}
-
-// errand makes the session's reader run f and waits for that. It reports false
-// when the session has ended or is busy with something else for too long; then f
-// may still run, and nothing of what it sets may be looked at.
-func (s *session) errand(ctx context.Context, f func()) bool {
-	done := make(chan struct{})
-	e := &s.errands
-	e.mu.Lock()
-	e.list = append(e.list, func() { f(); close(done) })
-	e.any.Store(true)
-	// Wakes the reader out of its Read. With an error the session ends anyway.
-	_ = s.conn.SetReadDeadline(longAgo)
-	e.mu.Unlock()
-	s.wake()
-	patience := time.NewTimer(errandTime)
-	defer patience.Stop()
-	select {
-	case <-done:
-		return true
-	case <-s.ended:
-	case <-patience.C:
-	case <-ctx.Done():
-	}
-	return false
-}
-
-// runErrand does what others have asked for, and tells whether there was anything.
-// It runs right before and after every Read.
-func (s *session) runErrand() bool {
-	e := &s.errands
-	if !e.any.Load() {
-		return false
-	}
-	e.mu.Lock()
-	list := e.list
-	e.list = nil
-	e.any.Store(false)
-	s.deadline(0)
-	e.mu.Unlock()
-	for _, f := range list {
-		f()
-	}
-	return true
 }
 
 // blockedOn is the connection on which a session waits at Redis.
@@ -422,7 +369,7 @@ const unblockTries = 100
 // or an error, or the element if there was one, so nothing is popped for nobody. It
 // reports false when the session had to be ended.
 func (s *session) endBlock(how string) bool {
-	ctx, cancel := context.WithTimeout(s.p.ctx, errandTime)
+	ctx, cancel := context.WithTimeout(s.p.ctx, postedTime)
 	defer cancel()
 	number := s.pin.conn.ID(ctx)
 	for try := 0; number != 0 && try < unblockTries && ctx.Err() == nil; try++ {
@@ -444,11 +391,4 @@ func (s *session) endBlock(how string) bool {
 	}
 	s.leave()
 	return false
-}
-
-// answered tells whether nothing is outstanding.
-func (s *session) answered() bool {
-	s.q.mu.Lock()
-	defer s.q.mu.Unlock()
-	return s.q.unanswered == 0
 }

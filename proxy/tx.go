@@ -65,7 +65,7 @@ func (s *session) transactionCommand(raw []byte) {
 		return
 	case "unwatch":
 		t.lost = false
-		if !s.watch {
+		if !s.watching {
 			s.replyString(replyOK)
 			return
 		}
@@ -86,11 +86,11 @@ func (s *session) transactionCommand(raw []byte) {
 	}
 	switch s.d.Cmd.Name {
 	case "watch":
-		s.watch = true
+		s.watching = true
 		s.watchKeys(raw)
 		return
 	case "unwatch":
-		s.watch = false
+		s.watching = false
 	case "multi":
 		s.openMulti(raw)
 		return
@@ -148,7 +148,7 @@ func (s *session) inMulti() bool {
 // that relies on it must abort. Other commands go on.
 func (s *session) loseWatch() {
 	s.tx.lost = true
-	s.watch = false
+	s.watching = false
 	if !s.needsPin() {
 		s.unpin()
 	}

@@ -48,34 +48,34 @@ func (w *nonblocking) try(b []byte) int {
 }
 
 // tryWrite writes without waiting; ok tells whether all of b is gone.
-func (s *session) tryWrite(b []byte) (n int, ok bool) {
+func (c *conn) tryWrite(b []byte) (n int, ok bool) {
 	if len(b) == 0 {
 		return 0, true
 	}
-	if s.src != nil {
-		n, _ = s.src.TryWrite(b) // the write that follows waits, or says what is wrong
+	if c.src != nil {
+		n, _ = c.src.TryWrite(b) // the write that follows waits, or says what is wrong
 	} else {
-		n = s.nb.try(b)
+		n = c.nb.try(b)
 	}
 	return n, n == len(b)
 }
 
 // write writes all of b, waiting for the client at most WriteTimeout at a time
 // in which it takes nothing at all. On an error the session is shut.
-func (s *session) write(b []byte) error {
-	n, ok := s.tryWrite(b)
+func (c *conn) write(b []byte) error {
+	n, ok := c.tryWrite(b)
 	for !ok {
 		b = b[n:]
-		if err := s.conn.SetWriteDeadline(time.Now().Add(s.p.conf().WriteTimeout)); err != nil {
-			s.shut()
+		if err := c.sock.SetWriteDeadline(time.Now().Add(c.env.limits().writeTimeout)); err != nil {
+			c.shut()
 			return err
 		}
 		// In pieces, so that the deadline speaks of progress.
 		piece := b[:min(len(b), outChunk)]
 		var err error
-		if n, err = s.conn.Write(piece); err != nil {
-			s.p.m.writeErrors.Inc()
-			s.shut()
+		if n, err = c.sock.Write(piece); err != nil {
+			c.env.m.writeErrors.Inc()
+			c.shut()
 			return err
 		}
 		ok = n == len(b)

@@ -40,7 +40,7 @@ func TestClockJumpsBack(t *testing.T) {
 			c := h.upIn(mode)
 			h.skew.Add(-int64(30 * time.Minute))
 			h.verdict(Stale)
-			if h.l.Wait(0) || h.l.Sync(0) {
+			if h.l.Wait(0, nil) || h.l.Sync(0, nil) {
 				t.Error("may be looked up")
 			}
 			if s := h.l.State(); s != StateBypassed {

@@ -51,8 +51,8 @@ func raiseTo(v *atomic.Uint64, n uint64) {
 // Sync is true when a PING that was sent after the call has been answered: what is looked up then is as new as a read at the
 // origin sent at the time of the call would be, since every write acknowledged before it is known here. One PING serves all
 // that wait; unlike Fence it holds nobody else up. It is false, and the read is to be passed through, when the link is down,
-// the proof too old, or the timeout over; and always with ModeNone.
-func (l *Link) Sync(timeout time.Duration) bool {
+// the proof too old, the timeout over, or closed closed; and always with ModeNone.
+func (l *Link) Sync(timeout time.Duration, closed <-chan struct{}) bool {
 	if !l.connects() {
 		return l.cfg.Mode == ModeEmbedded
 	}
@@ -60,7 +60,7 @@ func (l *Link) Sync(timeout time.Duration) bool {
 	need := l.sent.Load() + 1
 	raiseTo(&l.asked, need)
 	l.kickPinger()
-	return l.waitFor(need, timeout)
+	return l.waitFor(need, timeout, closed)
 }
 
 // wanted is the PING that somebody waits for.
@@ -74,12 +74,12 @@ func (l *Link) Pending() bool {
 
 // Wait is true when the fences raised before the call have passed: what is looked up now may be served, even if
 // other fences have been raised since. It is false, and the read is to be passed through, when the link is down, the
-// proof too old, or the timeout over.
-func (l *Link) Wait(timeout time.Duration) bool {
+// proof too old, the timeout over, or closed closed.
+func (l *Link) Wait(timeout time.Duration, closed <-chan struct{}) bool {
 	if !l.connects() {
 		return true
 	}
-	return l.waitFor(l.need.Load(), timeout)
+	return l.waitFor(l.need.Load(), timeout, closed)
 }
 
 // Raised is the number of the PING that the fences raised so far wait for: they have passed when Passed has come to it.
@@ -88,8 +88,8 @@ func (l *Link) Raised() uint64 { return l.need.Load() }
 // Passed is the number of the last PING that has been answered with PONG.
 func (l *Link) Passed() uint64 { return l.passed.Load() }
 
-// waitFor waits for the PONG of PING need.
-func (l *Link) waitFor(need uint64, timeout time.Duration) bool {
+// waitFor waits for the PONG of PING need, until closed.
+func (l *Link) waitFor(need uint64, timeout time.Duration, closed <-chan struct{}) bool {
 	start := time.Now()
 	var timer *time.Timer
 	defer func() {
@@ -121,6 +121,8 @@ func (l *Link) waitFor(need uint64, timeout time.Duration) bool {
 		select {
 		case <-woken:
 		case <-timer.C:
+		case <-closed:
+			return false
 		}
 	}
 }

@@ -161,7 +161,7 @@ func TestPingProvesNothingBeforeTheLinkIsUp(t *testing.T) {
 func (h *harness) wait(n int, timeout time.Duration) <-chan bool {
 	results := make(chan bool, n)
 	for range n {
-		go func() { results <- h.l.Wait(timeout) }()
+		go func() { results <- h.l.Wait(timeout, nil) }()
 	}
 	synctest.Wait()
 	return results
@@ -244,7 +244,7 @@ func TestFencesDoNotStarveWaiters(t *testing.T) {
 		for range 100 {
 			h.verdict(Fenced)
 			one := time.Now()
-			if !h.l.Wait(time.Second) {
+			if !h.l.Wait(time.Second, nil) {
 				t.Error("Wait gave up")
 				break
 			}
@@ -287,7 +287,7 @@ func TestFencesConcurrently(t *testing.T) {
 				ok := true
 				for range 500 {
 					h.l.Fence()
-					ok = h.l.Wait(50*time.Millisecond) && ok // less than the interval: only a kicked PING is in time
+					ok = h.l.Wait(50*time.Millisecond, nil) && ok // less than the interval: only a kicked PING is in time
 				}
 				ended <- ok
 			}()
@@ -317,7 +317,7 @@ func TestWaitLosesNoWakeup(t *testing.T) {
 			l.prove(s, l.sent.Add(1), 0)
 		}
 		began := time.Now()
-		if !l.Wait(staleness/2) || time.Since(began) > 0 {
+		if !l.Wait(staleness/2, nil) || time.Since(began) > 0 {
 			t.Fatalf("the PONG was missed, Wait took %v", time.Since(began))
 		}
 	})

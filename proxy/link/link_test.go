@@ -187,7 +187,7 @@ func TestBoundIsFromSendTime(t *testing.T) {
 		if s := h.l.State(); s != StateBypassed {
 			t.Fatalf("state %v", s)
 		}
-		if h.l.Wait(time.Hour) {
+		if h.l.Wait(time.Hour, nil) {
 			t.Fatal("Wait is true with a stale proof")
 		}
 		stop := h.answering(c, 0)
@@ -510,7 +510,7 @@ func TestWithoutConnection(t *testing.T) {
 		l.Fence()
 		l.Drop("no effect")
 		d, known := l.Bound(7)
-		if l.Verdict(7) != OK || !l.Fresh(7) || l.Pending() || !l.Wait(0) || d != 0 || known != want.known ||
+		if l.Verdict(7) != OK || !l.Fresh(7) || l.Pending() || !l.Wait(0, nil) || d != 0 || known != want.known ||
 			l.State() != want.state || l.Source() != mode || l.RunID() != "" {
 			t.Errorf("%s: verdict %v, bound %v %v, state %v, source %s", mode, l.Verdict(7), d, known, l.State(), l.Source())
 		}

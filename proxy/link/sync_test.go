@@ -10,7 +10,7 @@ import (
 func (h *harness) sync(n int, timeout time.Duration) <-chan bool {
 	results := make(chan bool, n)
 	for range n {
-		go func() { results <- h.l.Sync(timeout) }()
+		go func() { results <- h.l.Sync(timeout, nil) }()
 	}
 	synctest.Wait()
 	return results
@@ -126,7 +126,7 @@ func TestSyncGivesUp(t *testing.T) {
 		h.waited(results, false) // the proof is too old
 		h.settleChecks(c)
 	})
-	if New(Config{Mode: ModeNone}).Sync(time.Hour) || !New(Config{Mode: ModeEmbedded}).Sync(0) {
+	if New(Config{Mode: ModeNone}).Sync(time.Hour, nil) || !New(Config{Mode: ModeEmbedded}).Sync(0, nil) {
 		t.Error("without a connection only the embedded Redis is in step")
 	}
 }
