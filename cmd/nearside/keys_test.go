@@ -97,7 +97,7 @@ func referenceText() string {
 		fmt.Fprintf(&b, "| `%s` | %s | %s | %s | %s |\n", name, k.kind.value, def, reload, k.what)
 	}
 	for _, sec := range defaults().sections() {
-		fmt.Fprintf(&b, "\n### %s\n\n| key | value | default | change | what |\n| --- | --- | --- | --- | --- |\n", sec.title)
+		fmt.Fprintf(&b, "\n### %s\n\n| key | value | default | reload | what |\n| --- | --- | --- | --- | --- |\n", sec.title)
 		for _, k := range sec.keys {
 			row(k.name, &k)
 			for _, sub := range k.kind.each {
@@ -240,6 +240,18 @@ func TestSchemaTakesSamples(t *testing.T) {
 			t.Fatal(err)
 		}
 		texts[name] = b
+	}
+	for _, name := range []string{"../../README.md", referenceFile, "../../configs/MIGRATING.md"} {
+		b, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i, m := range regexp.MustCompile("(?ms)^```yaml\n(.*?)^```$").FindAllSubmatch(b, -1) {
+			texts[fmt.Sprintf("%s, block %d", name, i+1)] = m[1]
+		}
+	}
+	if len(texts) != 7 {
+		t.Errorf("%d configurations found", len(texts))
 	}
 	for name, text := range texts {
 		if err := validate(s, text); err != nil {
