@@ -3,6 +3,7 @@ package configs_test
 import (
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -56,24 +57,43 @@ func TestAlertsKnowTheirMetrics(t *testing.T) {
 	}
 }
 
-// The README tells of each.
+const metricsDocument = "proxy/metrics/METRICS.md"
+
+// The document tells of each, and of no other.
 func TestAlertsAreDocumented(t *testing.T) {
-	readme := read(t, "../README.md")
+	text := read(t, "../"+metricsDocument)
+	known := map[string]bool{}
 	for _, a := range alerts(t) {
-		if !strings.Contains(readme, "`"+a.Alert+"`") {
-			t.Errorf("%s is not in the README", a.Alert)
+		known[a.Alert] = true
+		if !strings.Contains(text, "\n| `"+a.Alert+"` | ") {
+			t.Errorf("%s has no row in %s", a.Alert, metricsDocument)
+		}
+	}
+	for _, m := range regexp.MustCompile("(?m)^\\| `(Nearside[A-Za-z]+)` ").FindAllStringSubmatch(text, -1) {
+		if !known[m[1]] {
+			t.Errorf("%s tells of %s, which does not exist", metricsDocument, m[1])
 		}
 	}
 }
 
-// What the README shows is a configuration of Prometheus that finds the rules.
+// What the document shows are configurations of Prometheus that find the rules.
 func TestPrometheusConfiguration(t *testing.T) {
 	promtool := checker(t, "promtool")
-	_, text, ok := strings.Cut(read(t, "../README.md"), "```yaml\n# prometheus.yml\n")
-	if !ok {
-		t.Fatal("the README does not show one")
+	shown := 0
+	for _, b := range blocks(t, metricsDocument) {
+		if strings.HasPrefix(b.text, "# prometheus.yml") {
+			shown++
+			// Debian's promtool knows nothing of Kubernetes; all else is checked.
+			checkPrometheus(t, promtool, strings.Replace(b.text, "kubernetes_sd_configs: [{role: pod}]", "static_configs: [{targets: [here]}]", 1))
+		}
 	}
-	text, _, _ = strings.Cut(text, "```")
+	if shown != 2 {
+		t.Errorf("%d configurations are shown, want that of any machine and that of Kubernetes", shown)
+	}
+}
+
+func checkPrometheus(t *testing.T, promtool, text string) {
+	t.Helper()
 	dir := t.TempDir()
 	token := filepath.Join(dir, "token")
 	for name, text := range map[string]string{

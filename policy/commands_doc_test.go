@@ -10,21 +10,21 @@ import (
 
 var update = flag.Bool("update", false, "write COMMANDS.md")
 
-const commandsHead = `# What nearside makes of each command
+const commandsHead = `# What nearside does with each command
 
 Every command and subcommand of Redis 7.0. Generated from policy/table.go and policy/differences.txt: ` + "`go test ./policy -run CommandsDoc -update`" + `.
 
-- **cached**: where its key lies under a cache rule, the answer may come from the near cache; else it is passed.
-- **passed**: sent to Redis as it is, its answer returned as it is. Shared connections; those that name a key under a lock rule have connections of their own.
+- **cached**: where its key lies under a cache rule, the answer may come from the near cache; else it is forwarded.
+- **forwarded**: sent to Redis as it is, its answer returned as it is. Connections are shared; commands that name a key under a lock rule have connections of their own.
 - **pinned**: runs on a connection to Redis that belongs to this client for as long as needed.
 - **local**: nearside answers it, in Redis's words.
-- **split**: a session at database 0 may name keys of both databases; it then runs as one transaction over both.
-- **joined**: for a session at database 0 it speaks of both databases as one.
+- **split**: a session at database 0 may name keys of both databases; nearside then scatters them over both inside one transaction and gathers the answers.
+- **joined**: for a session at database 0 it covers both databases as one; nearside gathers the answers.
 - **refused**: an error says so; send it to Redis itself.
 
-Of a session at database 0, other commands whose keys lie in both databases are answered ` + "`-CROSSDB …`" + `. What each write changes is forgotten by the near cache; "forgets
-everything" stands where Redis cannot say what a command changes. Commands that this table does not have (modules, newer Redis) are passed, and every argument counts as a key that
-they may write. Inside MULTI, from WATCH on and with CLIENT TRACKING on nothing is answered from the near cache.
+In a session at database 0, other commands whose keys lie in both databases are answered ` + "`-CROSSDB …`" + `. The near cache forgets what each write changes; "forgets
+everything" stands where Redis cannot say what a command changes. Commands that this table does not have (modules, newer Redis) are forwarded, and every argument counts as a key that
+they may write. A [barrier](../proxy/CONSISTENCY.md#barriers) makes later hits wait until earlier changes are known. Inside MULTI, from WATCH on and with CLIENT TRACKING on nothing is answered from the near cache.
 `
 
 // refusals says why a command is refused.
@@ -67,7 +67,7 @@ func describe(c *Command) string {
 		case "client":
 			say("**local**; its subcommands speak of nearside's clients")
 		case "info":
-			say("passed, with a section on nearside added")
+			say("forwarded, with a section on nearside added")
 		case "auth", "hello":
 			say("**local**; Redis verifies user and password")
 		default:
@@ -75,12 +75,12 @@ func describe(c *Command) string {
 		}
 	case RoutePin:
 		if c.quirk == quirkIfBlock {
-			say("passed; with BLOCK **pinned**: %s", pins[c.Pin])
+			say("forwarded; with BLOCK **pinned**: %s", pins[c.Pin])
 		} else {
 			say("**pinned**: %s", pins[c.Pin])
 		}
 	case RouteView:
-		say("**joined** at database 0, else passed")
+		say("**joined** at database 0, else forwarded")
 	case RouteSplit:
 		switch {
 		case c.quirk == quirkMGet:
@@ -88,7 +88,7 @@ func describe(c *Command) string {
 		case c.Cache:
 			say("**cached** with one key; **split**")
 		default:
-			say("passed; **split**")
+			say("forwarded; **split**")
 		}
 	default:
 		switch {
@@ -97,21 +97,21 @@ func describe(c *Command) string {
 		case c.Cache:
 			say("**cached**")
 		default:
-			say("passed")
+			say("forwarded")
 		}
 	}
 	if c.Hash {
-		say("from Redis 7.4 on passed, since fields of hashes may expire")
+		say("from Redis 7.4 on forwarded, since fields of hashes may expire")
 	}
 	switch c.quirk {
 	case quirkSet:
-		say("with NX a lock may be acquired: hits wait until earlier changes are known")
+		say("with NX it may acquire a lock and raises a barrier")
 	case quirkSetNX:
-		say("a lock may be acquired: hits wait until earlier changes are known")
+		say("it may acquire a lock and raises a barrier")
 	case quirkEval, quirkEvalSHA:
-		say("hits wait afterwards until its changes are known, unless the script is known to write its KEYS only")
+		say("it raises a barrier, unless the script is known to write its KEYS only")
 	case quirkFCall:
-		say("hits wait afterwards until its changes are known")
+		say("it raises a barrier")
 	case quirkSort:
 		if c.Name == "sort" {
 			say("BY and GET patterns that reach into the other database are answered CROSSDB")
@@ -146,7 +146,7 @@ func commandsDoc(t *testing.T) string {
 			_, title, _ := strings.Cut(strings.TrimSpace(line), ": ")
 			section, _, _ = strings.Cut(title, " (")
 			section, _, _ = strings.Cut(section, ";")
-			fmt.Fprintf(&b, "\n## %s%s\n\n| command | what nearside makes of it |\n| --- | --- |\n", strings.ToUpper(section[:1]), section[1:])
+			fmt.Fprintf(&b, "\n## %s%s\n\n| command | what nearside does with it |\n| --- | --- |\n", strings.ToUpper(section[:1]), section[1:])
 			continue
 		}
 		fmt.Fprintf(&b, "| %s | %s |\n", heading(f[0]), describe(rowOf(f[0])))

@@ -95,7 +95,7 @@ func clip(command []string) string {
 }
 
 // Every reason code, on a real Redis: what EXPLAIN says is what the metrics count
-// when the command comes, and the README has it.
+// when the command comes, and metrics/METRICS.md has it.
 func TestEveryReason(t *testing.T) {
 	seen := whys{}
 	redis, relay, n := heldBack(t, func(c *Config) {
@@ -218,7 +218,7 @@ func TestEveryReason(t *testing.T) {
 	seen.agree(n, n.dial(), "link_down", "GET", "product:1")
 
 	seen[l1.Closed.String()] = true // nobody is left to ask
-	readme, err := os.ReadFile("../README.md")
+	reference, err := os.ReadFile(metricsReference)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -226,8 +226,8 @@ func TestEveryReason(t *testing.T) {
 		if !seen[code] {
 			t.Errorf("%s is not tested", code)
 		}
-		if !strings.Contains(string(readme), "\n| `"+code+"` | ") {
-			t.Errorf("%s (%s) has no row in the README", code, meaning)
+		if !strings.Contains(string(reference), "\n| `"+code+"` | ") {
+			t.Errorf("%s (%s) has no row in the reference", code, meaning)
 		}
 	}
 	for code := range n.counted() {

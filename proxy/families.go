@@ -12,11 +12,11 @@ const (
 type family struct{ name, kind, help string }
 
 // families are all metrics there are: whoever adds one says here what it means,
-// and in the README's table. Prometheus's rules hold: a name says the unit, and a
+// and regenerates metrics/METRICS.md. Prometheus's rules hold: a name says the unit, and a
 // counter's ends in _total. TestMetrics sees to that.
 var families = []family{
 	{"nearside_audit_inconsistent_total", counter, "Hits that were not what Redis had, by rule."},
-	{"nearside_audit_rules_out", gauge, "Rules that are out of the near cache since a hit was not what Redis had."},
+	{"nearside_audit_rules_out", gauge, "Rules whose caching is disabled since a hit was not what Redis had."},
 	{"nearside_audit_samples_total", counter, "Hits picked to be compared with Redis."},
 	{"nearside_audit_total", counter, "Comparisons of hits with Redis, by result."},
 	{"nearside_auth_failures_total", counter, "AUTH and HELLO AUTH that Redis did not accept."},
@@ -25,11 +25,11 @@ var families = []family{
 	{"nearside_build_info", gauge, "1; the labels say the version and what Go it was built with."},
 	{"nearside_cache_bypassed_total", counter, "Reads that had no part in the near cache, by reason; by rule unless the rules or the command are the reason."},
 	{"nearside_cache_bytes", gauge, "Bytes accounted for a rule's entries in the near cache."},
-	{"nearside_cache_coalesced_total", counter, "Reads that waited for another one's fetch of the same, by rule."},
+	{"nearside_cache_coalesced_total", counter, "Reads that shared the in-flight fill of another read, by rule."},
 	{"nearside_cache_dels_total", counter, "Keys under a rule that clients of this nearside deleted."},
 	{"nearside_cache_entries", gauge, "Entries that the near cache holds for a rule."},
 	{"nearside_cache_evictions_total", counter, "Entries of a rule that were thrown out to make room."},
-	{"nearside_cache_fetches_total", counter, "Reads sent to Redis whose replies were to be kept."},
+	{"nearside_cache_fetches_total", counter, "Fills: reads sent to Redis whose replies were to be kept."},
 	{"nearside_cache_hits_total", counter, "Keys under a rule that were answered from the near cache."},
 	{"nearside_cache_limit_bytes", gauge, "Bytes that all entries of the near cache may take."},
 	{"nearside_cache_lookup_misses_total", counter, "Look-ups in the near cache that found nothing to answer, by reason."},
@@ -47,9 +47,9 @@ var families = []family{
 	{"nearside_command_duration_seconds", histogramKind, "Time from when a command was read until its reply was put into the client's output, by family and path."},
 	{"nearside_config_last_reload_successful", gauge, "1 if the configuration was read again without a mistake the last time, or never was."},
 	{"nearside_error_replies_total", counter, "Errors that nearside answered itself."},
-	{"nearside_fence_waits_total", counter, "Reads that waited for a fence."},
+	{"nearside_fence_waits_total", counter, "Reads that waited for a barrier."},
 	{"nearside_fenced_reads_waited_total", counter, "Waits of reads under a rule with consistency: fenced for a PING of their own."},
-	{"nearside_fences_total", counter, "Fences raised."},
+	{"nearside_fences_total", counter, "Barriers raised."},
 	{"nearside_invalidations_total", counter, "Invalidations applied to the near cache, by source."},
 	{"nearside_link_blind", gauge, "1 if the link lacks a right or a setting."},
 	{"nearside_link_publish_errors_total", counter, "Failures to tell other nearsides to forget everything."},
@@ -57,7 +57,7 @@ var families = []family{
 	{"nearside_link_received_total", counter, "What the link was told, by source."},
 	{"nearside_link_reconnects_total", counter, "Links lost."},
 	{"nearside_link_round_trip_seconds", gauge, "Round trip of the last PING on the link."},
-	{"nearside_link_source", gauge, "1 for the way by which changes are learned of."},
+	{"nearside_link_source", gauge, "1 for the invalidation source in use."},
 	{"nearside_link_state", gauge, "1 for the state that the link is in."},
 	{"nearside_link_up", gauge, "1 while the link allows hits."},
 	{"nearside_local_commands_total", counter, "Commands that nearside answered itself."},
@@ -70,7 +70,7 @@ var families = []family{
 	{"nearside_origin_pinned_connections", gauge, "Connections to Redis that one client owns."},
 	{"nearside_outstanding_replies", gauge, "Requests whose replies clients wait for."},
 	{"nearside_protocol_errors_total", counter, "Clients closed since what they sent was not Redis's protocol."},
-	{"nearside_refill_waits_total", counter, "Misses that waited since cache.refills fetches were under way."},
+	{"nearside_refill_waits_total", counter, "Misses that waited since cache.refills fills were in flight."},
 	{"nearside_refused_commands_total", counter, "Commands refused."},
 	{"nearside_reloads_total", counter, "Times the configuration was read again, by result."},
 	{"nearside_slow_clients_closed_total", counter, "Clients closed since they did not read their messages or held most of the buffers."},

@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"bytes"
+	"flag"
 	"fmt"
 	"os"
 	"os/exec"
@@ -55,8 +56,45 @@ func (n *nearside) series(name string) string {
 	return value
 }
 
-// Every family says what it is, has its line in the README and follows
-// Prometheus's rules; the README names no other.
+var update = flag.Bool("update", false, "write what is generated into metrics/METRICS.md")
+
+const (
+	metricsReference = "metrics/METRICS.md"
+	metricsBegin     = "<!-- generated from proxy/families.go: go test ./proxy -run TestMetricsReference -update -->\n"
+	metricsEnd       = "<!-- end of what is generated -->\n"
+)
+
+// The table in the reference is that of the families.
+func TestMetricsReference(t *testing.T) {
+	b, err := os.ReadFile(metricsReference)
+	if err != nil {
+		t.Fatal(err)
+	}
+	before, rest, ok := strings.Cut(string(b), metricsBegin)
+	_, after, closed := strings.Cut(rest, metricsEnd)
+	if !ok || !closed {
+		t.Fatal("the reference has no place for the table")
+	}
+	table := "| metric | type | what |\n| --- | --- | --- |\n"
+	for _, f := range families {
+		if strings.HasPrefix(f.name, "nearside_") {
+			table += fmt.Sprintf("| `%s` | %s | %s |\n", f.name, f.kind, strings.TrimSuffix(f.help, "."))
+		}
+	}
+	want := before + metricsBegin + "\n" + table + "\n" + metricsEnd + after
+	if *update {
+		if err := os.WriteFile(metricsReference, []byte(want), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		return
+	}
+	if string(b) != want {
+		t.Error("the reference is not what families.go says; run go test ./proxy -run TestMetricsReference -update")
+	}
+}
+
+// Every family says what it is, has its line in the reference and follows
+// Prometheus's rules; the reference names no other.
 func TestMetrics(t *testing.T) {
 	n := start(t, redistest.Start(t), func(c *Config) {
 		c.Version = `v1 "x"`
@@ -69,21 +107,17 @@ func TestMetrics(t *testing.T) {
 		return strings.Contains(text, `nearside_command_duration_seconds_count{family="string",path="hit"}`)
 	})
 
-	readme, err := os.ReadFile("../README.md")
+	reference, err := os.ReadFile(metricsReference)
 	if err != nil {
 		t.Fatal(err)
 	}
 	documented, seen := map[string]bool{}, map[string]bool{}
-	for _, name := range regexp.MustCompile("`(nearside)?_[a-z_]+`").FindAllString(string(readme), -1) {
-		name = strings.Trim(name, "`")
-		if strings.HasPrefix(name, "_") {
-			name = "nearside_cache" + name // the short forms of one line
-		}
-		documented[name] = true
+	for _, name := range regexp.MustCompile("`nearside_[a-z_]+`").FindAllString(string(reference), -1) {
+		documented[strings.Trim(name, "`")] = true
 	}
 	for _, prefix := range []string{"process_", "go_"} {
-		if !strings.Contains(string(readme), "`"+prefix+"…`") {
-			t.Errorf("the README does not tell of %s…", prefix)
+		if !strings.Contains(string(reference), "`"+prefix+"…`") {
+			t.Errorf("the reference does not tell of %s…", prefix)
 		}
 	}
 	var family string
@@ -102,7 +136,7 @@ func TestMetrics(t *testing.T) {
 			}
 			seen[family] = true
 			if strings.HasPrefix(family, "nearside_") && !documented[family] {
-				t.Errorf("%s is not in the README", family)
+				t.Errorf("%s is not in the reference", family)
 			}
 		case strings.HasPrefix(line, "# TYPE "):
 			if f[2] != family {
@@ -117,7 +151,7 @@ func TestMetrics(t *testing.T) {
 	}
 	for name := range documented {
 		if !seen[name] {
-			t.Errorf("the README names %s, which does not exist", name)
+			t.Errorf("the reference names %s, which does not exist", name)
 		}
 	}
 	for _, f := range families {

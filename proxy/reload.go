@@ -222,6 +222,11 @@ func ReloadKeys() []string {
 	return names
 }
 
+// NeedsRestart tells whether a key is one that a reload cannot change.
+func NeedsRestart(name string) bool {
+	return slices.ContainsFunc(configKeys, func(k configKey) bool { return k.name == name && k.fixed })
+}
+
 // differences lists what is different in next. It is an error if something is that
 // needs a restart.
 func differences(old, next *Config) ([]Change, error) {

@@ -9,7 +9,7 @@ import (
 // TestOldReplyComesLast orders two fetches of one key, a GET's and an MGET's, on
 // two connections to Redis: the older reply comes last, while the news of the
 // write between them is still on its way. For that long a client may read the
-// newer value and then the older one; this is the limit that the README states.
+// newer value and then the older one; this is the limit that proxy/CONSISTENCY.md states.
 // With the news it is over, and under a fenced rule it never happens.
 func TestOldReplyComesLast(t *testing.T) {
 	for _, mode := range []Mode{Tracking, Fenced} {

@@ -209,7 +209,7 @@ func (rd *reader) judge(slot int, k *key, w view, o *observation) {
 	f.n = max(f.n, d.seen)
 	switch {
 	case d.kind == kindMonotonic && k.mixed:
-		// A limit that the README states: see TestOldReplyComesLast.
+		// A limit that proxy/CONSISTENCY.md states: see TestOldReplyComesLast.
 		c.rep.note("a read went back within the bound, GET and MGET of one key overlapping", d.trace)
 		return
 	case d.kind != "":

@@ -82,7 +82,7 @@ func cause(err error) error {
 func parse(name string, data []byte) (*settings, error) {
 	s := defaults()
 	d := &decoder{file: name, at: s.at}
-	if err := d.decode(data, s.keys()); err != nil {
+	if err := d.decode(data, fieldsOf(s.keys())); err != nil {
 		return nil, err
 	}
 	return s, nil

@@ -145,11 +145,15 @@ func TestErrors(t *testing.T) {
 		{"request above budget", "buffers: 32MiB\n", `f.yaml:1:10: max_request (64MiB) is more than buffers (32MiB), the budget of all sessions`},
 		{"reply above budget", "reply_buffer: 256MiB\n", `f.yaml:1:15: reply_buffer (256MiB) is more than buffers (128MiB), the budget of all sessions`},
 	}
+	s := compiled(t)
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			_, err := check(tt.text)
 			if err == nil || err.Error() != tt.err {
 				t.Errorf("got  %v\nwant %s", err, tt.err)
+			}
+			if beyond := beyondSchema.MatchString(tt.name + ": " + tt.err); (validate(s, []byte(tt.text)) == nil) != beyond {
+				t.Errorf("an editor sees it: %t, want %t", beyond, !beyond)
 			}
 		})
 	}
@@ -202,6 +206,7 @@ func TestValues(t *testing.T) {
 			},
 		},
 	}
+	editor := compiled(t)
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			s, err := check(tt.text)
@@ -210,6 +215,9 @@ func TestValues(t *testing.T) {
 			}
 			if got := tt.get(s); !reflect.DeepEqual(got, tt.want) {
 				t.Errorf("got  %#v\nwant %#v", got, tt.want)
+			}
+			if err := validate(editor, []byte(tt.text)); err != nil {
+				t.Errorf("an editor complains: %v", err)
 			}
 		})
 	}
@@ -258,7 +266,7 @@ func TestSampleComments(t *testing.T) {
 func TestAddressesInsideBraces(t *testing.T) {
 	s := defaults()
 	d := &decoder{file: "f.yaml", at: s.at}
-	err := d.decode([]byte("tls: {listen: [127.0.0.1:1, \"[::1]:2\", unix:/x, localhost:3]}\n"), s.keys())
+	err := d.decode([]byte("tls: {listen: [127.0.0.1:1, \"[::1]:2\", unix:/x, localhost:3]}\n"), fieldsOf(s.keys()))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -3,7 +3,8 @@
 //	main.go      from start to exit code
 //	options.go   flags and environment
 //	load.go      the file, and what overrides it
-//	settings.go  the table of all keys, and their defaults
+//	keys.go      the table of all keys: kind, default, meaning
+//	settings.go  what becomes of them, for keys that are more than a value
 //	decode.go    YAML along that table; every error has a position
 //	hints.go     what to do about a mistake
 //	values.go    one parser for each kind of value

@@ -3,7 +3,6 @@ package main
 import (
 	"errors"
 	"fmt"
-	"math"
 	"slices"
 	"strings"
 	"time"
@@ -42,122 +41,12 @@ type rule struct {
 }
 
 func defaults() *settings {
-	return &settings{
-		cfg: proxy.Config{
-			Listen:            []string{"127.0.0.1:6380"},
-			Admin:             "127.0.0.1:9380",
-			Redis:             "redis://127.0.0.1:6379",
-			ProtectedMode:     true,
-			DefaultUser:       "origin",
-			LocksDB:           0,
-			CacheDB:           1,
-			Memory:            64 * miB,
-			MaxStaleness:      time.Second,
-			Ping:              100 * time.Millisecond,
-			Link:              "auto",
-			KeyspaceEvents:    "check",
-			Fence:             fenceWords,
-			Refills:           128,
-			Audit:             proxy.Audit{OneIn: 10000, PerSecond: 20},
-			OriginTimeout:     5 * time.Second,
-			OriginConnections: 2,
-			MaxPinned:         4096,
-			MaxClients:        10000,
-			MaxRequest:        64 * miB,
-			MaxOutstanding:    1024,
-			ReplyBuffer:       miB,
-			Buffers:           128 * miB,
-			RequestTimeout:    time.Minute,
-			WriteTimeout:      time.Minute,
-			Report:            5 * time.Minute,
-			Window:            time.Hour,
-			Slow:              time.Second,
-			Drain:             5 * time.Second,
-		},
-		cacheTTL:  time.Minute,
-		logLevel:  "info",
-		logFormat: "text",
-		at:        map[string]place{},
-	}
+	s := &settings{at: map[string]place{}}
+	apply(s.keys())
+	return s
 }
 
 var fenceWords = []string{"locks", "scripts", "messages"}
-
-// keys is the table of everything that a file may say.
-func (s *settings) keys() fields {
-	c := &s.cfg
-	return fields{
-		"listen":           addresses(&c.Listen),
-		"admin":            text(adminAddress(&c.Admin)),
-		"admin_token_file": text(readable(&c.AdminTokenFile)),
-		"redis":            text(redisURL(&c.Redis)),
-		"redis_tls": mapping(fields{
-			"ca":                   text(readable(&c.RedisTLS.CA)),
-			"cert":                 text(readable(&c.RedisTLS.Cert)),
-			"key":                  text(readable(&c.RedisTLS.Key)),
-			"server_name":          text(name(&c.RedisTLS.ServerName)),
-			"insecure_skip_verify": scalar(boolean(&c.RedisTLS.InsecureSkipVerify)),
-		}),
-		"tls": mapping(fields{
-			"listen":    addresses(&c.TLS.Listen),
-			"cert":      text(readable(&c.TLS.Cert)),
-			"key":       text(readable(&c.TLS.Key)),
-			"client_ca": text(readable(&c.TLS.ClientCA)),
-		}),
-		"protected_mode": scalar(boolean(&c.ProtectedMode)),
-		"default_user":   scalar(word(&c.DefaultUser, "origin", "none")),
-		"deny":           s.deny(),
-
-		"locks": mapping(fields{
-			"db":    scalar(number(&c.LocksDB, 0, math.MaxInt32)),
-			"rules": list(s.lockRule),
-		}),
-		"cache": mapping(fields{
-			"db":              scalar(number(&c.CacheDB, 0, math.MaxInt32)),
-			"ttl":             scalar(duration(&s.cacheTTL, false)),
-			"memory":          scalar(size(&c.Memory, leastMemory, tiB)),
-			"max_entries":     scalar(number(&c.MaxEntries, 0, math.MaxInt64)),
-			"max_staleness":   scalar(duration(&c.MaxStaleness, false)),
-			"ping":            scalar(duration(&c.Ping, false)),
-			"link":            scalar(s.link),
-			"keyspace_events": scalar(word(&c.KeyspaceEvents, "check", "set")),
-			"fence":           s.fence(),
-			"refills":         scalar(number(&c.Refills, 1, math.MaxInt32)),
-			"touch":           scalar(touch(&c.Touch)),
-			"audit": mapping(fields{
-				"one_in":     scalar(number(&c.Audit.OneIn, 0, math.MaxInt64)),
-				"per_second": scalar(number(&c.Audit.PerSecond, 1, math.MaxInt32)),
-			}),
-			"rules": list(s.cacheRule),
-		}),
-
-		"origin_timeout":     scalar(duration(&c.OriginTimeout, false)),
-		"origin_connections": scalar(number(&c.OriginConnections, 1, 1024)),
-		"max_pinned":         scalar(number(&c.MaxPinned, 1, math.MaxInt32)),
-
-		"max_clients":     scalar(number(&c.MaxClients, 1, math.MaxInt32)),
-		"max_request":     scalar(size(&c.MaxRequest, 1024, mostRequest)),
-		"max_outstanding": scalar(number(&c.MaxOutstanding, 1, math.MaxInt32)),
-		"reply_buffer":    scalar(size(&c.ReplyBuffer, 1024, tiB)),
-		"buffers":         scalar(size(&c.Buffers, miB, tiB)),
-		"request_timeout": scalar(duration(&c.RequestTimeout, false)),
-		"write_timeout":   scalar(duration(&c.WriteTimeout, false)),
-		"idle_timeout":    scalar(duration(&c.IdleTimeout, true)),
-
-		"report": scalar(orNever(&c.Report)),
-		"window": scalar(duration(&c.Window, false)),
-		"slow":   scalar(s.slow),
-		"observe": mapping(fields{
-			"latency": scalar(s.latency),
-		}),
-		"drain": scalar(duration(&c.Drain, false)),
-
-		"log": mapping(fields{
-			"level":  scalar(word(&s.logLevel, "debug", "info", "warn", "error")),
-			"format": scalar(word(&s.logFormat, "text", "json")),
-		}),
-	}
-}
 
 func addresses(dst *[]string) setter {
 	var got []string
@@ -272,25 +161,18 @@ func (s *settings) deny() setter {
 func (s *settings) lockRule(d *decoder, n ast.Node, path string) error {
 	r := &rule{Rule: policy.Rule{Kind: policy.LockRule}, path: path}
 	s.rules = append(s.rules, r)
-	return r.decode(d, n, fields{"prefix": text(r.prefix)})
+	return r.decode(d, n, r.lockKeys())
 }
 
 func (s *settings) cacheRule(d *decoder, n ast.Node, path string) error {
-	r := &rule{Rule: policy.Rule{Kind: policy.CacheRule, Negative: true}, path: path}
+	r := &rule{Rule: policy.Rule{Kind: policy.CacheRule}, path: path}
 	s.rules = append(s.rules, r)
-	return r.decode(d, n, fields{
-		"prefix":         text(r.prefix),
-		"ttl":            scalar(duration(&r.TTL, false)),
-		"max_reply":      scalar(size(&r.maxReply, 1, math.MaxInt32)),
-		"negative":       scalar(boolean(&r.Negative)),
-		"commands":       r.commands(),
-		"consistency":    scalar(r.consistency),
-		"stale_if_error": scalar(duration(&r.StaleIfError, true)),
-	})
+	apply(r.cacheKeys())
+	return r.decode(d, n, r.cacheKeys())
 }
 
-func (r *rule) decode(d *decoder, n ast.Node, keys fields) error {
-	if err := mapping(keys)(d, n, r.path); err != nil {
+func (r *rule) decode(d *decoder, n ast.Node, keys []key) error {
+	if err := mapping(fieldsOf(keys))(d, n, r.path); err != nil {
 		return err
 	}
 	if _, ok := d.at[r.path+".prefix"]; !ok {

@@ -267,3 +267,50 @@ spec:
 		t.Errorf("missing: %v", want)
 	}
 }
+
+// What the document tells an application to write, with a copy of the component.
+func TestDocumentedKustomization(t *testing.T) {
+	fs := filesys.MakeFsInMemory()
+	put := func(name string, text []byte) {
+		t.Helper()
+		if err := fs.WriteFile("/app/"+name, text); err != nil {
+			t.Fatal(err)
+		}
+	}
+	take := func(name string) []byte {
+		t.Helper()
+		b, err := filesys.MakeFsOnDisk().ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return b
+	}
+	for _, name := range []string{"kustomization.yaml", "patch.yaml", "nearside.yaml"} {
+		put("configs/kubernetes/sidecar/"+name, take("sidecar/"+name))
+	}
+	put("deployment.yaml", take("example/deployment.yaml"))
+	_, text, ok := strings.Cut(string(take("../OPERATIONS.md")), "```yaml\n# kustomization.yaml")
+	if !ok {
+		t.Fatal("the document shows none")
+	}
+	text, _, _ = strings.Cut(text, "```")
+	put("kustomization.yaml", []byte("resources: [deployment.yaml]\n#"+text))
+	for _, r := range build(t, fs, "/app").Resources() {
+		if r.GetKind() != "Deployment" {
+			continue
+		}
+		text, err := r.AsYAML()
+		if err != nil {
+			t.Fatal(err)
+		}
+		o, err := decode(t, text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := sidecar(t, o.(*appsv1.Deployment)).Image; got != "my/nearside:v1.2.3" {
+			t.Errorf("the image is %s", got)
+		}
+		return
+	}
+	t.Error("no Deployment")
+}
