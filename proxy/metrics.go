@@ -178,6 +178,12 @@ func (m *meters) follow(rules *policy.Rules, held func(rule int) (entries, bytes
 // gauges adds what is read off the proxy's parts when somebody asks.
 func (m *meters) gauges(p *Proxy) {
 	g := func(name string, f func() float64) { m.set.NewGauge(name, f) }
+	g("nearside_log_lines_lost_total", func() float64 {
+		if p.cfg.LogLost == nil {
+			return 0
+		}
+		return float64(p.cfg.LogLost())
+	})
 	g("nearside_clients", func() float64 { return float64(p.clients.Load()) })
 	g("nearside_buffer_bytes", func() float64 { return float64(p.budget.used.Load()) })
 	g("nearside_buffer_limit_bytes", func() float64 { return float64(p.budget.max.Load()) })
