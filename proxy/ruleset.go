@@ -147,7 +147,7 @@ func (s *session) adopt() {
 		return
 	}
 	s.set = set
-	s.frames.bound(set.cfg.MaxRequest)
+	s.frames.bound(set.cfg.MaxRequest, set.cfg.Buffers)
 	s.counts.audit = sampler{} // it may have been off
 }
 

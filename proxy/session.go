@@ -127,6 +127,7 @@ func (p *Proxy) newSession(conn net.Conn) *session {
 		p: p, id: p.nextID.Add(1), conn: conn, begun: time.Now(), proto: 2, ended: make(chan struct{}),
 		authed: p.cfg.DefaultUser != "none", acl: &p.users.own,
 	}
+	s.frames.more = p.manyArgs
 	s.adopt()
 	s.q.cond.L = &s.q.mu
 	s.join()
