@@ -25,6 +25,16 @@ const (
 
 func (s *session) muted() bool { return s.reply == replyOff || s.reply == replySkip }
 
+// nextReply goes on to the reply of the next command. An empty one is a command, too.
+func (s *session) nextReply() {
+	switch s.reply {
+	case replySkipNext:
+		s.reply = replySkip
+	case replySkip:
+		s.reply = replyOn
+	}
+}
+
 // client answers CLIENT and its subcommands about nearside's own clients.
 func (s *session) client(raw []byte) {
 	args := s.args

@@ -10,12 +10,7 @@ import (
 // dispatch sends one request on its way. s.args and raw are valid until it
 // returns.
 func (s *session) dispatch(raw []byte) {
-	switch s.reply {
-	case replySkipNext:
-		s.reply = replySkip
-	case replySkip:
-		s.reply = replyOn
-	}
+	s.nextReply()
 	s.adopt()
 	s.decide()
 	s.start()

@@ -244,6 +244,7 @@ func (s *session) batch() bool {
 func (s *session) request(kind frameKind, raw []byte) bool {
 	switch kind {
 	case frameSkip:
+		s.nextReply()
 		return true
 	case frameInline:
 		args, ok := splitInline(trimLine(raw))
@@ -252,6 +253,7 @@ func (s *session) request(kind frameKind, raw []byte) bool {
 			return false
 		}
 		if len(args) == 0 {
+			s.nextReply()
 			return true
 		}
 		s.args, raw = args, appendArgs(nil, args)
