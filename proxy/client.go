@@ -25,6 +25,16 @@ const (
 
 func (s *session) muted() bool { return s.replies == replyOff || s.replies == replySkip }
 
+// nextReply goes on to the reply of the next command. An empty one is a command, too.
+func (s *session) nextReply() {
+	switch s.replies {
+	case replySkipNext:
+		s.replies = replySkip
+	case replySkip:
+		s.replies = replyOn
+	}
+}
+
 // client answers CLIENT and its subcommands about nearside's own clients.
 func (s *session) client(raw []byte) {
 	args := s.args

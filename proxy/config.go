@@ -120,6 +120,8 @@ type Config struct {
 	Version string
 	// Log receives what an operator should know. Default slog.Default().
 	Log *slog.Logger
+	// LogLost counts the lines of the log that were lost, for the metric; nil: none can be.
+	LogLost func() uint64
 
 	// For tests: ticks in the place of the toucher's own.
 	touchTicks <-chan time.Time

@@ -8,12 +8,7 @@ import (
 // dispatch sends one request on its way. s.args and raw are valid until it
 // returns.
 func (s *session) dispatch(raw []byte) {
-	switch s.replies {
-	case replySkipNext:
-		s.replies = replySkip
-	case replySkip:
-		s.replies = replyOn
-	}
+	s.nextReply()
 	s.adopt()
 	s.decide()
 	s.start()

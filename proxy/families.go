@@ -61,6 +61,7 @@ var families = []family{
 	{"nearside_link_state", gauge, "1 for the state that the link is in."},
 	{"nearside_link_up", gauge, "1 while the link allows hits."},
 	{"nearside_local_commands_total", counter, "Commands that nearside answered itself."},
+	{"nearside_log_lines_lost_total", counter, "Lines of the log that were lost since nobody took them in time, or they could not be written."},
 	{"nearside_max_staleness_seconds", gauge, "The configured bound of how old a hit may be."},
 	{"nearside_origin_connections", gauge, "Connections to Redis."},
 	{"nearside_origin_dial_errors_total", counter, "Connection attempts to Redis that failed."},

@@ -3,6 +3,7 @@ package proxy
 import (
 	"bytes"
 	"fmt"
+	"math"
 	"strconv"
 )
 
@@ -17,6 +18,10 @@ type framer struct {
 	maxBulk    int64 // bytes of one argument; Redis's proto-max-bulk-len
 	maxArgs    int64 // arguments of one request
 
+	// more tells whether the origin takes more than oldMostArgs arguments; nil is no.
+	// One that does not would close the connection that others share.
+	more func() bool
+
 	count int // arguments of the last request
 
 	// How far the unfinished request at the start of the buffer was understood.
@@ -25,10 +30,14 @@ type framer struct {
 	bulk int // bytes of the current argument and its CRLF still to come at pos; 0: its header is to come
 }
 
-// bound sets what one request may take, in bytes.
-func (f *framer) bound(maxRequest int64) {
-	f.maxRequest, f.maxBulk, f.maxArgs = maxRequest, min(maxRequest, 512<<20), max(1024, min(maxRequest/64, 1<<20))
+// bound sets what one request may take, in bytes, and so how many arguments it
+// may have: they and what is made of them must fit in the buffers of all sessions.
+func (f *framer) bound(maxRequest, buffers int64) {
+	f.maxRequest, f.maxBulk = maxRequest, min(maxRequest, 512<<20)
+	f.maxArgs = max(manyArgs, min(maxRequest/leastArg, buffers/(argBytes+leastArg)))
 }
+
+const leastArg = int64(len("$0\r\n\r\n"))
 
 // What next found.
 type frameKind uint8
@@ -41,9 +50,12 @@ const (
 	frameBad                     // a protocol error: answer it, then close
 )
 
-// Redis's limits, networking.c: PROTO_INLINE_MAX_SIZE, and what a client may
-// send before it has authenticated.
+// Redis's limits, networking.c: PROTO_INLINE_MAX_SIZE, the arguments of one
+// request before Redis 7 and since, and what a client may send before it has
+// authenticated.
 const (
+	oldMostArgs  = 1 << 20
+	mostArgs     = math.MaxInt32
 	maxLine      = 64 << 10
 	unauthedArgs = 10
 	unauthedBulk = 16384
@@ -65,12 +77,14 @@ func (f *framer) next(buf []byte, authed bool) (kind frameKind, n int, problem s
 		}
 		count, ok := parseLength(line)
 		switch {
-		case !ok || count > f.maxArgs:
+		case !ok || count > mostArgs || count > oldMostArgs && (f.more == nil || !f.more()):
 			return frameBad, 0, "invalid multibulk length"
 		case count <= 0:
 			return frameSkip, end, ""
 		case !authed && count > unauthedArgs:
 			return frameBad, 0, "unauthenticated multibulk length"
+		case count > f.maxArgs:
+			return frameBad, 0, fmt.Sprintf("request of more arguments (%d) than max_request and buffers allow (%d)", count, f.maxArgs)
 		}
 		f.pos, f.args, f.bulk = end, int(count), 0
 		f.count = f.args

@@ -98,10 +98,12 @@ func frameModel(data string, authed bool) (all []found) {
 		count, ok := parseLength([]byte(data[1:i]))
 		pos := i + 2
 		switch {
-		case !ok || count > f.maxArgs:
+		case !ok || count > 1<<20: // the framer is not told that the origin takes more
 			return bad("invalid multibulk length")
 		case count > unauthedArgs && !authed:
 			return bad("unauthenticated multibulk length")
+		case count > f.maxArgs:
+			return bad(fmt.Sprintf("request of more arguments (%d) than max_request and buffers allow (%d)", count, f.maxArgs))
 		case count <= 0:
 			all = append(all, found{kind: frameSkip, raw: data[:i] + "\r\n"})
 			data = data[pos:]
@@ -201,6 +203,40 @@ func TestFrameLines(t *testing.T) {
 		kind, _, problem := f.next([]byte(c.data), true)
 		if kind != c.kind || problem != c.problem {
 			t.Errorf("%.10q… (%d bytes): kind %d, %q; want %d, %q", c.data, len(c.data), kind, problem, c.kind, c.problem)
+		}
+	}
+}
+
+// TestFrameArguments: what a server takes is not refused by its count, and
+// what does not fit in memory is refused before it is read.
+func TestFrameArguments(t *testing.T) {
+	yes, no := func() bool { return true }, func() bool { return false }
+	const own = "request of more arguments (%d) than max_request and buffers allow (%d)"
+	for _, c := range []struct {
+		maxRequest, buffers int64
+		more                func() bool
+		count               string
+		problem             string
+	}{
+		{64 << 20, 128 << 20, nil, "1048576", ""},
+		{64 << 20, 128 << 20, nil, "1048577", "invalid multibulk length"},
+		{64 << 20, 128 << 20, no, "1048577", "invalid multibulk length"},
+		{64 << 20, 128 << 20, yes, "1048577", ""},
+		{64 << 20, 128 << 20, yes, "1560671", ""},
+		{64 << 20, 128 << 20, yes, "1560672", fmt.Sprintf(own, 1560672, 1560671)},
+		{64 << 20, 128 << 20, yes, "2147483647", fmt.Sprintf(own, 2147483647, 1560671)},
+		{64 << 20, 128 << 20, yes, "2147483648", "invalid multibulk length"},
+		{64 << 20, 128 << 20, yes, "9223372036854775808", "invalid multibulk length"},
+		{1 << 20, 1 << 30, yes, "174762", ""},
+		{1 << 20, 1 << 30, yes, "174763", fmt.Sprintf(own, 174763, 174762)},
+		{1024, 1 << 20, yes, "1024", ""},
+		{1024, 1 << 20, yes, "1025", fmt.Sprintf(own, 1025, 1024)},
+	} {
+		f := framer{more: c.more}
+		f.bound(c.maxRequest, c.buffers)
+		kind, _, problem := f.next([]byte("*"+c.count+"\r\n"), true)
+		if problem != c.problem || (kind == frameMore) != (c.problem == "") {
+			t.Errorf("%+v: kind %d, %q", c, kind, problem)
 		}
 	}
 }

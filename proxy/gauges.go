@@ -14,6 +14,12 @@ func (p *Proxy) WriteMetrics(w io.Writer) { p.m.write(w) }
 // gauges adds what is read off the proxy's parts when somebody asks.
 func (p *Proxy) gauges() {
 	g := p.m.gauge
+	g("nearside_log_lines_lost_total", func() float64 {
+		if p.cfg.LogLost == nil {
+			return 0
+		}
+		return float64(p.cfg.LogLost())
+	})
 	g("nearside_clients", func() float64 { return float64(p.clients.Load()) })
 	g("nearside_buffer_bytes", func() float64 { return float64(p.budget.used.Load()) })
 	g("nearside_buffer_limit_bytes", func() float64 { return float64(p.budget.max.Load()) })

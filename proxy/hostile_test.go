@@ -101,7 +101,7 @@ func TestHostileBytesAsRedis(t *testing.T) {
 	})
 	t.Run("nearside's own bounds", func(t *testing.T) {
 		for raw, want := range map[string]string{
-			"*1048577\r\n":                                     "-ERR Protocol error: invalid multibulk length\r\n",
+			"*2147483647\r\n":                                  "-ERR Protocol error: request of more arguments (2147483647) than max_request and buffers allow (1560671)\r\n",
 			"*2\r\n$4\r\nECHO\r\n$67108864\r\n":                "-ERR Protocol error: request larger than max_request (67108864 bytes)\r\n",
 			"*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$1073741824\r\nabc": "-ERR Protocol error: invalid bulk length\r\n",
 		} {

@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"bytes"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -13,11 +14,23 @@ import (
 )
 
 // keyView shows a subscriber at database 0 the keyspace notifications of the one
-// keyspace that it sees there: of the keys under cache rules from the cache's
-// database, of all others from the locks'. Whoever subscribes to a channel or
-// pattern with @0__: is subscribed to the same of these databases as well, of
-// which it is not told; what comes from there is renamed, and events of keys
-// that are not in the view are dropped.
+// keyspace that it sees there. What happens to a key that is in view is an event
+// of database 0, whichever database the key lives in; a channel or pattern that
+// fits the event's name there shows it by that name. In detail, of a subscription
+// that was made at database 0 and whose name fits names of database 0,
+//
+//   - an event of a key in view comes once, with @0, if the name with @0 fits;
+//     else by its own name, if that fits (__keyevent@1__:set beside others is such
+//     a pattern, too: it fits no name of database 0 and is shown what Redis sends);
+//   - an event of database 0 whose key is not in view does not come: a key under a
+//     cache rule that lies there, or any key where locks.db is another database;
+//   - every other event comes as it is, if its name fits: whoever asks for
+//     __keyevent@*__:expired has asked for all databases, and a key of cache.db
+//     under no rule is one of that database.
+//
+// For that the session is subscribed at Redis to additional patterns, of which
+// the client is not told: those that fit, with the number of the other database,
+// what the client's pattern fits with @0 and not with that number.
 //
 // From the first such subscription on nearside confirms all of the session's
 // subscriptions itself, since Redis would count the additional ones.
@@ -25,29 +38,74 @@ type keyView struct {
 	on atomic.Bool
 
 	mu                 sync.Mutex // the session's reader changes, the connection's looks
-	channels, patterns map[string]additional
+	channels, patterns viewSet
 	kept               int // bytes counted for them
+}
+
+// viewSet is the part of the view that channels have, or patterns.
+type viewSet struct {
+	// shown are the client's subscriptions that the view shows, each with the
+	// additional names that it needs.
+	shown map[string][]string
+	// hidden are the additional names.
+	hidden map[string]additional
 }
 
 // additional is a subscription that the client does not know of.
 type additional struct {
-	name string // what the client has subscribed to
-	also bool   // the client has also subscribed to the additional name itself
+	names []string // what the client has subscribed to and needs it
+	also  bool     // the client has also subscribed to the additional name itself
 }
 
-// viewed tells whether a channel or pattern is one of database 0.
-func viewed(name string) bool {
-	return strings.HasPrefix(name, "__key") && strings.Contains(name, "@0__:")
-}
+// The channels of keyspace notifications, up to the number of the database.
+var keyChannels = []string{"__keyspace@", "__keyevent@"}
 
-// elsewhere are the names of the databases that the view at 0 is made of.
-func (p *Proxy) elsewhere(name string) (list []string) {
-	if !viewed(name) {
-		return nil
+// What an additional pattern may be beside the prefix of the channel: more or
+// longer ones are made up for by one that fits everything.
+const (
+	mostRests = 4
+	longRest  = 1024
+)
+
+// viewed tells whether a channel or pattern is one of the view, being asked for at
+// database 0, and which additional names it needs.
+func (p *Proxy) viewed(name string, pattern bool) (others []string, ok bool) {
+	for _, kind := range keyChannels {
+		own := kind + "0__:"
+		if !pattern {
+			if key, found := strings.CutPrefix(name, own); found {
+				for _, db := range p.otherDBs() {
+					others = append(others, kind+itoa(db)+"__:"+key)
+				}
+				return others, true
+			}
+			continue
+		}
+		rests := globRest(name, own)
+		ok = ok || len(rests) > 0
+		for _, db := range p.otherDBs() {
+			other := kind + itoa(db) + "__:"
+			have := globRest(name, other)
+			missing := slices.DeleteFunc(slices.Clone(rests), func(i int) bool { return slices.Contains(have, i) })
+			switch {
+			case len(have) == 1 && have[0] < len(name) && onlyStars(name[have[0]:]): // fits all by itself
+			case len(missing) > mostRests, len(missing) > 0 && len(name) > longRest:
+				others = append(others, other+"*")
+			default:
+				for _, i := range missing {
+					others = append(others, other+name[i:])
+				}
+			}
+		}
 	}
+	return others, ok
+}
+
+// otherDBs are the databases beside 0 that the view at 0 is made of.
+func (p *Proxy) otherDBs() (list []int) {
 	for _, db := range []int{p.cfg.LocksDB, p.cfg.CacheDB} {
 		if db != 0 {
-			list = append(list, strings.Replace(name, "@0__:", "@"+itoa(db)+"__:", 1))
+			list = append(list, db)
 		}
 	}
 	return list
@@ -65,7 +123,7 @@ func (s *session) needsView(un bool, set *names) bool {
 		return false
 	}
 	for _, a := range s.args[1:] {
-		if viewed(string(a)) {
+		if _, ok := s.p.viewed(string(a), set == &s.subs.patterns); ok {
 			return true
 		}
 	}
@@ -76,24 +134,25 @@ func (v *keyView) forget(s *session) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	v.on.Store(false)
-	v.channels, v.patterns = nil, nil
+	v.channels, v.patterns = viewSet{}, viewSet{}
 	s.keep(-v.kept)
 	v.kept = 0
 }
 
 // viewPlan is what a subscription command comes to.
 type viewPlan struct {
-	added map[string]additional // additional names to be noted; with name "" forgotten
-	send  [][]byte              // the command for Redis
+	shown  map[string][]string   // to be shown; nil: no more
+	hidden map[string]additional // additional names to be noted; without names: forgotten
+	send   [][]byte              // the command for Redis
 }
 
 // subscribeViewed is subscribe for a session that has, or will have, a view; set
 // is what the command works on.
 func (s *session) subscribeViewed(un bool, set *names) {
 	v := &s.view
-	hidden := &v.channels
+	own := &v.channels
 	if set == &s.subs.patterns {
-		hidden = &v.patterns
+		own = &v.patterns
 	}
 	var list []string
 	for _, a := range s.args[1:] {
@@ -104,7 +163,7 @@ func (s *session) subscribeViewed(un bool, set *names) {
 			list = append(list, name)
 		}
 	}
-	plan := s.planView(un, list, *set, *hidden)
+	plan := s.planView(un, list, *set, own)
 
 	// Redis's own confirmation, with the counts that the client expects.
 	kind := s.d.Cmd.Name
@@ -130,20 +189,11 @@ func (s *session) subscribeViewed(un bool, set *names) {
 		confirm = appendConfirm(confirm, s.proto, kind, nil, count)
 	}
 
-	refused := false
+	refused, more := false, 0
 	apply := func() {
 		v.mu.Lock()
 		defer v.mu.Unlock()
-		if *hidden == nil {
-			*hidden = map[string]additional{}
-		}
-		for name, a := range plan.added {
-			if a.name == "" {
-				delete(*hidden, name)
-			} else {
-				(*hidden)[name] = a
-			}
-		}
+		more = own.apply(plan)
 		v.on.Store(true)
 	}
 	sl := s.slot()
@@ -172,33 +222,56 @@ func (s *session) subscribeViewed(un bool, set *names) {
 	if len(list) > 0 {
 		s.subs.keep(s, set.change(un, names))
 	}
-	more := 0
-	for name, a := range plan.added {
-		if a.name != "" {
-			more += len(name) + nameBytes
-		} else {
-			more -= len(name) + nameBytes
-		}
-	}
 	v.kept += more
 	s.keep(more)
 	s.publish()
 }
 
+// apply puts a plan into force and returns how many bytes more it takes.
+func (v *viewSet) apply(plan viewPlan) (more int) {
+	if v.shown == nil {
+		v.shown, v.hidden = map[string][]string{}, map[string]additional{}
+	}
+	size := func(name string, refs int) int { return len(name) + nameBytes*(1+refs) }
+	for name, others := range plan.shown {
+		if had, ok := v.shown[name]; ok {
+			more -= size(name, len(had))
+		}
+		if others == nil {
+			delete(v.shown, name)
+			continue
+		}
+		v.shown[name] = others
+		more += size(name, len(others))
+	}
+	for name, a := range plan.hidden {
+		if had, ok := v.hidden[name]; ok {
+			more -= size(name, len(had.names))
+		}
+		if len(a.names) == 0 {
+			delete(v.hidden, name)
+			continue
+		}
+		v.hidden[name] = a
+		more += size(name, len(a.names))
+	}
+	return more
+}
+
 // planView finds what must be said to Redis so that it sends what the client will
 // be subscribed to and what the view needs beside that.
-func (s *session) planView(un bool, list []string, set names, hidden map[string]additional) viewPlan {
-	plan := viewPlan{added: map[string]additional{}, send: [][]byte{s.args[0]}}
+func (s *session) planView(un bool, list []string, set names, own *viewSet) viewPlan {
+	pattern := own == &s.view.patterns
+	plan := viewPlan{shown: map[string][]string{}, hidden: map[string]additional{}, send: [][]byte{s.args[0]}}
 	done := map[string]bool{}
 	say := func(name string) {
 		plan.send = append(plan.send, []byte(name))
 	}
-	look := func(name string) (additional, bool) {
-		if a, ok := plan.added[name]; ok {
-			return a, a.name != ""
+	look := func(name string) (a additional, ok bool) {
+		if a, ok = plan.hidden[name]; !ok {
+			a = own.hidden[name]
 		}
-		a, ok := hidden[name]
-		return a, ok
+		return a, len(a.names) > 0
 	}
 	visible := func(name string) bool {
 		if _, ok := done[name]; ok {
@@ -214,26 +287,39 @@ func (s *session) planView(un bool, list []string, set names, hidden map[string]
 		done[name] = true
 		if a, ok := look(name); ok { // Redis sends it for another one's sake
 			a.also = !un
-			plan.added[name] = a
+			plan.hidden[name] = a
 		} else {
 			say(name)
 		}
-		if s.db != 0 && !un {
-			continue
+		var others []string
+		if un {
+			others = own.shown[name]
+			plan.shown[name] = nil
+		} else if s.db == 0 {
+			more, ok := s.p.viewed(name, pattern)
+			if ok {
+				others = append([]string{}, more...) // not nil
+				plan.shown[name] = others
+			}
 		}
-		for _, other := range s.p.elsewhere(name) {
-			_, noted := look(other)
+		for _, other := range others {
+			a, noted := look(other)
 			switch {
-			case un && noted:
-				plan.added[other] = additional{}
-				if !visible(other) {
+			case un:
+				a.names = slices.DeleteFunc(slices.Clone(a.names), func(n string) bool { return n == name })
+				plan.hidden[other] = a
+				if len(a.names) == 0 && !visible(other) {
 					say(other)
 				}
-			case !un && !noted:
-				if !visible(other) {
-					say(other)
+			default:
+				if !noted {
+					a.also = visible(other)
+					if !a.also {
+						say(other)
+					}
 				}
-				plan.added[other] = additional{name: name, also: visible(other)}
+				a.names = append(slices.Clip(a.names), name)
+				plan.hidden[other] = a
 			}
 		}
 	}
@@ -256,47 +342,109 @@ func appendConfirm(b []byte, proto int, kind string, name []byte, count int) []b
 }
 
 // show returns the messages that the client gets for one that Redis has sent: none,
-// the same one, one renamed, or two.
-func (v *keyView) show(p *Proxy, frame []byte) (first, second []byte) {
+// the same one, or one for each of its subscriptions that need it, renamed.
+func (v *keyView) show(p *Proxy, frame []byte) (list [][]byte) {
 	n, rest, ok := origin.Elements(frame)
 	if !ok || n < 3 {
-		return frame, nil
+		return [][]byte{frame}
 	}
 	kind, _, rest, _ := origin.Bulk(rest)
-	var subscribed []byte
+	subscribed, _, rest, _ := origin.Bulk(rest)
+	m := message{head: frame[:4], kind: kind, channel: subscribed, payload: rest}
 	v.mu.Lock()
-	hidden := v.channels
-	if string(kind) == "pmessage" {
-		hidden = v.patterns
-	}
-	subscribed, _, afterName, _ := origin.Bulk(rest)
-	a, additional := hidden[string(subscribed)]
-	v.mu.Unlock()
-	channel, payload := subscribed, afterName
+	defer v.mu.Unlock()
+	set := &v.channels
 	switch string(kind) {
 	case "message":
 	case "pmessage":
-		channel, _, payload, _ = origin.Bulk(afterName)
+		set, m.pattern = &v.patterns, true
+		m.channel, _, m.payload, _ = origin.Bulk(rest)
 	default:
-		return frame, nil
+		return [][]byte{frame}
 	}
-	db, key, ok := keyEvent(channel, payload)
-	inView := ok && p.rules().InView(key, db)
-	if !additional || a.also {
-		if first = frame; ok && db == 0 && viewed(string(subscribed)) && !inView {
-			first = nil
+	var key []byte
+	if m.db, key, m.event = keyEvent(m.channel, m.payload); m.event {
+		m.inView = p.rules().InView(key, m.db)
+	}
+	a, hidden := set.hidden[string(subscribed)]
+	if !hidden || a.also {
+		if _, shown := set.shown[string(subscribed)]; !shown || !m.event {
+			list = append(list, frame)
+		} else if as := m.as(string(subscribed)); as != nil {
+			list = append(list, m.named(string(subscribed), as))
 		}
 	}
-	if additional && inView {
-		second = append(second, frame[:4]...)
-		second = redcon.AppendBulk(second, kind)
-		if string(kind) == "pmessage" {
-			second = redcon.AppendBulkString(second, a.name)
+	for _, name := range a.names {
+		if m.comes(name, string(subscribed), set.shown[name]) {
+			if as := m.as(name); as != nil {
+				list = append(list, m.named(name, as))
+			}
 		}
-		second = redcon.AppendBulk(second, bytes.Replace(channel, []byte("@"+itoa(db)+"__:"), []byte("@0__:"), 1))
-		second = append(second, payload...)
 	}
-	return first, second
+	return list
+}
+
+// message is one that Redis has sent.
+type message struct {
+	head          []byte // of its frame, up to the first element
+	kind, channel []byte
+	payload       []byte // with what frames it
+	pattern       bool   // it came to a pattern
+	event         bool   // it is a keyspace notification, of a key in a database
+	db            int
+	inView        bool
+}
+
+// comes tells whether a subscription of the client's is shown the message that came
+// to the additional name: not if Redis sends it to the client's own name, too, or
+// has sent it to another of the additional names.
+func (m *message) comes(name, came string, others []string) bool {
+	if !m.pattern {
+		return true
+	}
+	if globMatch(name, m.channel) {
+		return false
+	}
+	for _, other := range others {
+		if other == came {
+			return true
+		}
+		if globMatch(other, m.channel) {
+			return false
+		}
+	}
+	return false
+}
+
+// as is the channel by which a subscription at database 0 is shown the message, nil
+// if it is not.
+func (m *message) as(name string) []byte {
+	fits := func(channel []byte) bool {
+		if m.pattern {
+			return globMatch(name, channel)
+		}
+		return name == string(channel)
+	}
+	if m.inView {
+		if at0 := bytes.Replace(m.channel, []byte("@"+itoa(m.db)+"__:"), []byte("@0__:"), 1); fits(at0) {
+			return at0
+		}
+	}
+	if m.event && m.db == 0 || !fits(m.channel) {
+		return nil
+	}
+	return m.channel
+}
+
+// named is the message with the channel's name, for a subscription.
+func (m *message) named(name string, channel []byte) []byte {
+	b := append([]byte(nil), m.head...)
+	b = redcon.AppendBulk(b, m.kind)
+	if m.pattern {
+		b = redcon.AppendBulkString(b, name)
+	}
+	b = redcon.AppendBulk(b, channel)
+	return append(b, m.payload...)
 }
 
 // keyEvent reads a keyspace notification: the database and the key it speaks of.

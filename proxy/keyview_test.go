@@ -2,7 +2,11 @@ package proxy
 
 import (
 	"fmt"
+	"maps"
+	"math/rand/v2"
 	"net"
+	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -159,6 +163,172 @@ func TestKeyspaceEventsElsewhere(t *testing.T) {
 		}
 	}
 }
+
+// TestKeyspaceEventsWildcard: patterns over the number of the database show what is
+// in view as database 0's, once, and everything else as it is.
+func TestKeyspaceEventsWildcard(t *testing.T) {
+	redis := redistest.Start(t, "--notify-keyspace-events", "KEA")
+	n := start(t, redis, nil)
+	for _, c := range []struct {
+		patterns string
+		want     []string
+	}{
+		{"__keyevent@*__:expired", []string{"@0 product:1", "@0 plain", "@1 unrelated", "@2 product:1"}}, // Spring's default
+		{"__keyevent@*", []string{"@0 product:1", "@0 plain", "@1 unrelated", "@2 product:1"}},
+		{"__keyevent@0__:expired", []string{"@0 product:1", "@0 plain"}},
+		{"__keyevent@1__:expired", []string{"@1 product:1", "@1 unrelated"}},
+		{"__keyevent@[01]__:expired", []string{"@0 product:1", "@0 plain", "@1 unrelated"}},
+		{"__keyevent@[1-9]__:expired", []string{"@1 product:1", "@1 unrelated", "@2 product:1"}},
+		{"__keyevent@[02]__:expired", []string{"@0 product:1", "@0 plain", "@2 product:1"}},
+		{"__keyevent@?__:exp*", []string{"@0 product:1", "@0 plain", "@1 unrelated", "@2 product:1"}},
+		{"*expired", []string{"@0 product:1", "@0 plain", "@1 unrelated", "@2 product:1"}},
+		{"__keyevent@*__:expired __keyevent@0__:expired", []string{"@0 product:1", "@0 product:1", "@0 plain", "@0 plain", "@1 unrelated", "@2 product:1"}},
+	} {
+		for proto := 2; proto <= 3; proto++ {
+			t.Run(fmt.Sprint(proto, c.patterns), func(t *testing.T) {
+				sub := n.dial()
+				sub.Do("HELLO", fmt.Sprint(proto))
+				read := newRaw(sub)
+				sub.Send(append([]string{"PSUBSCRIBE"}, strings.Fields(c.patterns)...)...)
+				sub.Send("SUBSCRIBE", "end")
+				read.until("end\r\n:")
+				begin := read.all.Len()
+				for _, e := range []string{"0 plain", "0 product:1", "1 product:1", "1 unrelated", "2 product:1"} {
+					db, key, _ := strings.Cut(e, " ")
+					redis.DoDB(int(db[0]-'0'), "SET", key, "v", "PX", "1")
+					n.eventually("the key is gone", func() bool { return redis.DoDB(int(db[0]-'0'), "EXISTS", key) == "0" })
+				}
+				redis.Do("PUBLISH", "end", "x")
+				var got []string
+				for _, m := range regexp.MustCompile(`__keyevent(@\d)__:expired\r\n\$\d+\r\n([a-z:1]+)\r\n`).FindAllStringSubmatch(read.until("end\r\n$1\r\nx\r\n")[begin:], -1) {
+					got = append(got, m[1]+" "+m[2])
+				}
+				slices.Sort(got)
+				slices.Sort(c.want)
+				if !slices.Equal(got, c.want) {
+					t.Errorf("got %q, want %q", got, c.want)
+				}
+			})
+		}
+	}
+}
+
+// viewPieces are what TestKeyspaceEventsRandom makes patterns of.
+var viewPieces = []string{
+	"__key", "space", "event", "*", "*", "?", "@", "@0__:", "@1__:", "@*__:", "@[01]__:", "@[0-9]__:", "@[^1]__:", "@2__:", "@?__:", "__:", "product:", "product:*",
+	"plain", "set", "s?t", "[ps]*", "1", "0", "\\*", "\\p", "[", "__keyspace@0__:", "__keyevent@0__:", "__keyspace@*__:", "__keyevent@*__:", "__keyspace@1__:", "__key*@0__:", "__key*",
+}
+
+var viewStarts = []string{"*", "__key*", "__keyspace@*__:", "__keyevent@*__:", "__key*@0__:", "__key*@[01]__:", "__key*@?__:", "__keyspace@0__:", "__keyevent@[12]__:", "__key*0*"}
+
+// TestKeyspaceEventsRandom: whatever a client at database 0 subscribes to, and takes
+// back, it is sent what keyView's doc says, and nothing else.
+func TestKeyspaceEventsRandom(t *testing.T) {
+	redis := redistest.Start(t, "--notify-keyspace-events", "KEA")
+	for _, layout := range []struct{ locks, cache int }{{0, 1}, {2, 0}, {2, 1}} {
+		t.Run(fmt.Sprint(layout), func(t *testing.T) {
+			n := start(t, redis, func(c *Config) { c.LocksDB, c.CacheDB = layout.locks, layout.cache })
+			r := rand.New(rand.NewPCG(11, uint64(layout.cache)))
+			dbs := make([]*redistest.Client, 3)
+			for db := range dbs {
+				dbs[db] = redistest.Dial(t, redis.Addr)
+				defer dbs[db].Close()
+				dbs[db].Do("SELECT", fmt.Sprint(db))
+			}
+			keys := []string{"product:1", "plain", "p", "lock:s", "product:@1__:x"}
+			events := 0
+			for round := range 400 {
+				sub := n.dial()
+				proto := 2 + round%2
+				sub.Do("HELLO", fmt.Sprint(proto))
+				read := newRaw(sub)
+				patterns, channels := map[string]bool{}, map[string]bool{}
+				for range 1 + r.IntN(8) {
+					pattern := ""
+					if r.IntN(3) > 0 {
+						pattern = viewStarts[r.IntN(len(viewStarts))]
+					}
+					for range 1 + r.IntN(3) {
+						pattern += viewPieces[r.IntN(len(viewPieces))]
+					}
+					channel := fmt.Sprintf("__keyspace@%d__:%s", r.IntN(3), keys[r.IntN(len(keys))])
+					switch r.IntN(6) {
+					case 0:
+						sub.Send("SUBSCRIBE", channel)
+						channels[channel] = true
+					case 1:
+						for had := range patterns {
+							sub.Send("PUNSUBSCRIBE", had, "never")
+							delete(patterns, had)
+							break
+						}
+					case 2:
+						for had := range channels {
+							sub.Send("UNSUBSCRIBE", had)
+							delete(channels, had)
+							break
+						}
+					default:
+						sub.Send("PSUBSCRIBE", pattern, pattern)
+						patterns[pattern] = true
+					}
+				}
+				delete(channels, "end")
+				sub.Send("SUBSCRIBE", "end")
+				read.until("$3\r\nend\r\n:")
+				begin := read.all.Len()
+				var want []string
+				for range 12 {
+					db, key := r.IntN(3), keys[r.IntN(len(keys))]
+					dbs[db].Do("SET", key, "v")
+					inView := n.rules().InView([]byte(key), db)
+					for _, e := range [][2]string{{"__keyspace@%d__:" + key, "set"}, {"__keyevent@%d__:set", key}} {
+						own, at0 := fmt.Sprintf(e[0], db), fmt.Sprintf(e[0], 0)
+						for p := range patterns {
+							if inView && globMatch(p, at0) {
+								want = append(want, "pmessage "+p+" "+at0+" "+e[1])
+							} else if globMatch(p, own) && db != 0 {
+								want = append(want, "pmessage "+p+" "+own+" "+e[1])
+							}
+						}
+						if inView && channels[at0] {
+							want = append(want, "message "+at0+" "+e[1])
+						}
+						if db != 0 && channels[own] {
+							want = append(want, "message "+own+" "+e[1])
+						}
+					}
+				}
+				redis.Do("PUBLISH", "end", "x")
+				text := read.until("$3\r\nend\r\n$1\r\nx\r\n")[begin:]
+				var got []string
+				for _, m := range viewMessage.FindAllStringSubmatch(text, -1) {
+					words := strings.Split(strings.Trim(m[1], "\r\n"), "\r\n")
+					for i := range len(words) / 2 {
+						words[i] = words[2*i+1]
+					}
+					line := strings.Join(words[:len(words)/2], " ")
+					if strings.Contains(line, "__:") { // "*" takes the end, too
+						got = append(got, line)
+					}
+				}
+				events += len(want)
+				slices.Sort(got)
+				slices.Sort(want)
+				if !slices.Equal(got, want) {
+					t.Fatalf("patterns %q, channels %q: got\n%s\nwant\n%s", slices.Collect(maps.Keys(patterns)), slices.Collect(maps.Keys(channels)), strings.Join(got, "\n"), strings.Join(want, "\n"))
+				}
+				sub.Close()
+			}
+			if events < 500 {
+				t.Errorf("only %d messages: this shows little", events)
+			}
+			n.eventually("nothing is counted any more", func() bool { return n.budget.used.Load() == 0 })
+		})
+	}
+}
+
+var viewMessage = regexp.MustCompile(`(?s)(?:\*|>)[34]\r\n((?:\$\d+\r\n[^\r]*\r\n){3,4})`)
 
 // TestSlowSubscriberSoftLimit: who is more than 8 MiB behind for a minute is closed,
 // who catches up in time is not.

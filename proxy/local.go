@@ -294,7 +294,9 @@ func (s *session) reset() {
 	s.db, s.proto, s.name = 0, 2, ""
 	s.become("", "")
 	s.authed = s.p.cfg.DefaultUser != "none"
-	s.replies = replyOn
+	if s.replies != replySkip { // which Redis leaves as it is: it speaks of this command
+		s.replies = replyOn
+	}
 	s.forgetWires()
 	s.replyString("+RESET\r\n")
 }

@@ -324,12 +324,19 @@ func (s *session) outOfBand(frame []byte, batch *origin.Batch) {
 	if fenced { // the client learns that something happened: hits must not be older
 		s.p.link.Raise()
 	}
-	frame, second := s.ownRedirect(frame), []byte(nil)
-	if s.view.on.Load() {
-		frame, second = s.view.show(s.p, frame)
+	frame = s.ownRedirect(frame)
+	if !s.view.on.Load() {
+		if !s.pushOut(frame) {
+			s.closeSlow()
+		}
+		s.letOut(batch, fenced)
+		return
 	}
-	if !s.pushOut(frame) || second != nil && !s.pushOut(second) {
-		s.closeSlow()
+	for _, shown := range s.view.show(s.p, frame) {
+		if !s.pushOut(shown) {
+			s.closeSlow()
+			break
+		}
 	}
 	s.letOut(batch, fenced)
 }

@@ -360,6 +360,11 @@ var attacks = []attack{
 		conns := dialMany(p, 20)
 		crowd(20, func(i int) { push(conns[i-1], body) })
 	}},
+	{name: "20 × EXISTS of 1,500,000 keys in both databases", run: func(_ *testing.T, p *process) {
+		body := []byte("*1500000\r\n$6\r\nEXISTS\r\n" + strings.Repeat("$1\r\nx\r\n", 749_999) + strings.Repeat("$9\r\nproduct:x\r\n", 750_000))
+		conns := dialMany(p, 20)
+		crowd(len(conns), func(i int) { push(conns[i-1], body) })
+	}},
 	{name: "20 × DEL of 500,000 cached keys", run: func(_ *testing.T, p *process) {
 		body := []byte("*500001\r\n$3\r\nDEL\r\n" + strings.Repeat("$9\r\nproduct:x\r\n", 500_000))
 		conns := dialMany(p, 20)

@@ -74,6 +74,7 @@ func (r adminSource) Reload() ([]string, error) {
 func (p *Proxy) Reload(next Config) ([]Change, error) {
 	p.reload.mu.Lock()
 	defer p.reload.mu.Unlock()
+	next.LogLost = p.cfg.LogLost
 	next.Log, next.Version, next.Embedded, next.Reload = p.cfg.Log, p.cfg.Version, p.cfg.Embedded, p.cfg.Reload
 	next.AdminToken = p.cfg.AdminToken
 	if err := next.fill(); err != nil {

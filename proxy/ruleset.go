@@ -152,7 +152,7 @@ func (s *session) adopt() {
 		return
 	}
 	s.set = set
-	s.frames.bound(set.limits.maxRequest)
+	s.frames.bound(set.limits.maxRequest, set.cfg.Buffers)
 	s.sampler = sampler{} // it may have been off
 }
 

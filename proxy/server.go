@@ -79,6 +79,12 @@ func (f *serverFacts) atLeast7(minor int) bool {
 	return f.major > 7 || f.major == 7 && f.minor >= minor
 }
 
+// manyArgs tells whether the origin is known to take more than oldMostArgs arguments.
+func (p *Proxy) manyArgs() bool {
+	f := p.server.Load()
+	return f != nil && f.atLeast7(0)
+}
+
 // factsTimeout bounds the question for them.
 const factsTimeout = 2 * time.Second
 

@@ -87,6 +87,7 @@ type wire struct {
 func (p *Proxy) newSession(sock net.Conn) *session {
 	s := &session{p: p, proto: 2, authed: p.cfg.DefaultUser != "none", acl: &p.users.own}
 	s.counts.m = p.m
+	s.frames.more = p.manyArgs
 	s.init(p.nextID.Add(1), sock, &p.env, s)
 	s.adopt()
 	return s
@@ -178,6 +179,7 @@ func (s *session) Closed() {
 func (s *session) Serve(kind frameKind, raw []byte) bool {
 	switch kind {
 	case frameSkip:
+		s.nextReply()
 		return true
 	case frameInline:
 		args, ok := splitInline(trimLine(raw))
@@ -186,6 +188,7 @@ func (s *session) Serve(kind frameKind, raw []byte) bool {
 			return false
 		}
 		if len(args) == 0 {
+			s.nextReply()
 			return true
 		}
 		s.args, raw = args, appendArgs(nil, args)

@@ -1,6 +1,7 @@
 // Command nearside runs a near cache in front of Redis.
 //
 //	main.go      from start to exit code
+//	output.go    standard output and error, which nothing waits for
 //	options.go   flags and environment
 //	load.go      the file, and what overrides it
 //	keys.go      the table of all keys: kind, default, meaning
@@ -17,6 +18,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"flag"
@@ -26,7 +28,11 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+	"time"
 
+	"github.com/redis/go-redis/v9"
+
+	"nearside/cmd/nearside/internal/early"
 	"nearside/proxy"
 )
 
@@ -49,42 +55,65 @@ func run(args []string, getenv func(string) string, stdout, stderr io.Writer) in
 	case err != nil:
 		return exitUsage
 	}
-	if o.version {
-		fmt.Fprintln(stdout, versionLine())
-		return exitFine
-	}
-	if o.health {
-		answer, err := askHealth(context.Background(), o)
-		if err != nil {
+	if o.version || o.health || o.test {
+		early.Terminal()
+		if err := answer(o, stdout, stderr); err != nil {
 			complain(stderr, err)
 			return exitError
 		}
-		fmt.Fprintln(stdout, answer)
 		return exitFine
 	}
+	code, out, errs := exitFine, newOutput(stdout), newOutput(stderr)
+	if err := begin(o, out, errs); err != nil {
+		complain(errs, err)
+		code = exitError
+	}
+	deadline := time.Now().Add(flushWithin)
+	out.flush(deadline)
+	errs.flush(deadline)
+	return code
+}
 
+// answer does what one asks for on a command line and then ends.
+func answer(o *options, stdout, stderr io.Writer) error {
+	switch {
+	case o.version:
+		fmt.Fprintln(stdout, versionLine())
+		return nil
+	case o.health:
+		answer, err := askHealth(context.Background(), o)
+		if err == nil {
+			fmt.Fprintln(stdout, answer)
+		}
+		return err
+	}
 	s, err := load(o)
 	if err != nil {
-		complain(stderr, err)
-		return exitError
+		return err
 	}
+	warn(stderr, s)
+	name := o.config
+	if name == "" {
+		name = "the built-in sample (" + sampleName + ")"
+	}
+	fmt.Fprintf(stdout, "%s: configuration is fine\n", name)
+	return nil
+}
+
+// begin loads the configuration and serves.
+func begin(o *options, stdout, stderr *output) error {
+	s, err := load(o)
+	if err != nil {
+		return err
+	}
+	warn(stderr, s)
+	return serve(o, s, stdout, stderr)
+}
+
+func warn(stderr io.Writer, s *settings) {
 	for _, w := range s.warnings() {
 		fmt.Fprintln(stderr, w)
 	}
-	if o.test {
-		name := o.config
-		if name == "" {
-			name = "the built-in sample (" + sampleName + ")"
-		}
-		fmt.Fprintf(stdout, "%s: configuration is fine\n", name)
-		return exitFine
-	}
-
-	if err := serve(o, s, stdout, stderr); err != nil {
-		complain(stderr, err)
-		return exitError
-	}
-	return exitFine
 }
 
 // complain writes one line. A mistake in the configuration begins with its
@@ -99,7 +128,7 @@ func complain(stderr io.Writer, err error) {
 }
 
 // serve runs the proxy until a signal ends it.
-func serve(o *options, s *settings, stdout, stderr io.Writer) error {
+func serve(o *options, s *settings, stdout, stderr *output) error {
 	ctx, cancel := untilSignal()
 	defer cancel()
 	hangups := make(chan os.Signal, 1)
@@ -111,6 +140,9 @@ func serve(o *options, s *settings, stdout, stderr io.Writer) error {
 	level := new(slog.LevelVar)
 	level.Set(levelOf(s.logLevel))
 	cfg.Log = newLogger(stderr, level, s.logFormat)
+	cfg.LogLost = stderr.dropped.Load
+	stderr.say(lostLine(s.logFormat))
+	adoptLibraries(cfg.Log)
 	super := newSupervisor(os.Getenv, os.Getpid())
 	r := &reloader{o: o, log: cfg.Log, level: level, now: s, tell: func(state string) {
 		if ctx.Err() == nil { // it must not seem ready again that is stopping
@@ -183,6 +215,31 @@ func levelOf(word string) slog.Level {
 		l = slog.LevelInfo
 	}
 	return l
+}
+
+// lostLine makes the line that says how many others were lost, in the form of the log.
+func lostLine(format string) func(n int) []byte {
+	return func(n int) []byte {
+		var b bytes.Buffer
+		newLogger(&b, slog.LevelWarn, format).Warn("log lines are lost: nobody took them in time", "lines", n)
+		return b.Bytes()
+	}
+}
+
+// adoptLibraries gives what libraries write by themselves to the log: past it
+// they would wait for whoever reads standard error.
+func adoptLibraries(log *slog.Logger) {
+	slog.SetDefault(log) // and package log's
+	redis.SetLogger(redisLog{log})
+}
+
+// redisLog takes what go-redis has to say. Its errors come to nearside as errors, too.
+type redisLog struct{ log *slog.Logger }
+
+func (r redisLog) Printf(ctx context.Context, format string, args ...any) {
+	if r.log.Enabled(ctx, slog.LevelDebug) {
+		r.log.DebugContext(ctx, "go-redis", "says", fmt.Sprintf(format, args...))
+	}
 }
 
 func newLogger(w io.Writer, level slog.Leveler, format string) *slog.Logger {

@@ -36,6 +36,9 @@ func newSupervisor(getenv func(string) string, pid int) supervisor {
 	return s
 }
 
+// tellWithin bounds what the service manager may take over a message.
+const tellWithin = time.Second
+
 // tell sends one message.
 func (s supervisor) tell(state string) error {
 	if s.socket == "" {
@@ -46,6 +49,7 @@ func (s supervisor) tell(state string) error {
 		return err
 	}
 	defer c.Close()
+	c.SetWriteDeadline(time.Now().Add(tellWithin)) // one that reads nothing must not hold up the end
 	_, err = c.Write([]byte(state))
 	return err
 }
