@@ -23,8 +23,8 @@ type pending struct {
 	op        op       // what it is, and how long it takes
 }
 
-// A lane is a way on which requests take effect in the order in which they were sent: a connection to Redis.
-type lane any
+// A way is something on which requests take effect in the order in which they were sent: a connection to Redis.
+type way any
 
 // queue holds the replies in the order of the requests: pending ones, and the bytes
 // that can be sent.
@@ -44,9 +44,9 @@ type queue struct {
 	unanswered int // pending replies whose answer is not known yet
 	writes     int // of these, all that are not cacheable reads
 
-	// via is the lane of all unanswered requests; mixed says that there are
+	// via is the way of all unanswered requests; mixed says that there are
 	// several (cacheable reads only).
-	via   lane
+	via   way
 	mixed bool
 
 	full [][]byte // bytes to send: full buffers and large replies, then
@@ -86,9 +86,9 @@ func (c *conn) pend() *pending {
 	return sl
 }
 
-// push puts a pending reply at the end of the queue; via is the lane on which its
+// push puts a pending reply at the end of the queue; via is the way on which its
 // request went.
-func (c *conn) push(sl *pending, via lane) {
+func (c *conn) push(sl *pending, via way) {
 	sl.op.sent = c.at
 	c.pushed = true
 	q := &c.q
@@ -408,16 +408,16 @@ func (q *queue) waitFor(patience time.Duration) {
 	q.wait()
 }
 
-// inOrder tells whether a request on that lane takes effect after all that are unanswered.
-func (c *conn) inOrder(on lane) bool {
+// inOrder tells whether a request on that way takes effect after all that are unanswered.
+func (c *conn) inOrder(on way) bool {
 	q := &c.q
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	return q.unanswered == 0 || !q.mixed && q.via == on
 }
 
-// sameLane tells whether all unanswered requests went on that lane.
-func (c *conn) sameLane(on lane) bool {
+// sameLane tells whether all unanswered requests went on that way.
+func (c *conn) sameLane(on way) bool {
 	q := &c.q
 	q.mu.Lock()
 	defer q.mu.Unlock()
