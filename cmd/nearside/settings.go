@@ -114,6 +114,7 @@ func (s *settings) keys() fields {
 		}),
 		"cache": mapping(fields{
 			"db":              scalar(number(&c.CacheDB, 0, math.MaxInt32)),
+			"exclusive":       scalar(boolean(&c.CacheExclusive)),
 			"ttl":             scalar(duration(&s.cacheTTL, false)),
 			"memory":          scalar(size(&c.Memory, leastMemory, tiB)),
 			"max_entries":     scalar(number(&c.MaxEntries, 0, math.MaxInt64)),
