@@ -48,6 +48,14 @@ var pins = map[Pin]string{
 	PinTracking: "Redis sends this client's invalidations on it",
 }
 
+// views says what is joined.
+var views = map[string]string{
+	"dbsize":    "the sum of both databases: unlike KEYS, SCAN and RANDOMKEY it counts keys that are not in view",
+	"flushdb":   "there FLUSHDB of locks.db, then UNLINK of the cache rules' keys in cache.db, in batches: not atomic, and refused inside MULTI, unless `cache.exclusive`",
+	"randomkey": "not atomic among many keys that are not in view",
+	"scan":      "one database after the other",
+}
+
 // unexplained stands where a refused command has no reason in refusals, which the test reports.
 const unexplained = "(no reason given)"
 
@@ -81,6 +89,9 @@ func describe(c *Command) string {
 		}
 	case RouteView:
 		say("**joined** at database 0, else forwarded")
+		if why := views[c.Name]; why != "" {
+			say("%s", why)
+		}
 	case RouteSplit:
 		switch {
 		case c.quirk == quirkMGet:

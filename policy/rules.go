@@ -212,9 +212,13 @@ func (r *Rules) DBOf(key []byte, sessionDB int) int {
 	return db
 }
 
+// OwnPrefix begins the keys that are nearside's own.
+const OwnPrefix = "nearside:"
+
 // InView reports whether a key found in Redis database db belongs to what a session at database 0 sees.
 func (r *Rules) InView(key []byte, db int) bool {
-	return db == r.DBOf(key, 0)
+	own := len(key) >= len(OwnPrefix) && string(key[:len(OwnPrefix)]) == OwnPrefix
+	return !own && db == r.DBOf(key, 0)
 }
 
 // PatternDBs tells which Redis databases a session at database 0 must ask for

@@ -43,6 +43,9 @@ type Config struct {
 
 	// LocksDB and CacheDB are the two databases. Both may be the same.
 	LocksDB, CacheDB int
+	// CacheExclusive says that CacheDB holds nothing but the keys of the cache rules, so that
+	// FLUSHDB at database 0 may empty it whole. Without it only the rules' keys are unlinked.
+	CacheExclusive bool
 	// Rules are the lock rules and the cache rules; NewProxy numbers them.
 	Rules []policy.Rule
 

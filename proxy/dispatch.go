@@ -189,8 +189,10 @@ func (s *session) effects(sl *slot) {
 		if readScripts[d.Cmd.Name] {
 			s.observe(sl)
 		}
+		s.wrote = s.wrote || publishes(d.Cmd) // Redis replicates messages, too
 		return
 	}
+	s.wrote = true
 	if d.Effect&policy.WritesKeys != 0 {
 		for i := range d.Keys {
 			if k := &d.Keys[i]; k.Write && s.p.keeps(k) {

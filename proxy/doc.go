@@ -43,8 +43,9 @@
 //   - TTL and PTTL are passed to Redis: it knows, and they are rarely asked.
 //   - What a Redis user may read is proven by ACL LIST (users.go), but not for
 //     nearside's own user, whose connections clients without AUTH share.
-//   - WAIT is led by a PING on its connection, since Redis waits for the offset
-//     that the connection has seen last and the writes went elsewhere.
+//   - WAIT and WAITAOF are led by a message on their connection, since Redis waits for
+//     what that connection has written and the writes went elsewhere (wait.go).
+//   - FLUSHDB at database 0 deletes what is in view, in steps (view.go).
 //   - Hits do not touch Redis's LRU and LFU clocks; touch.go does that, by and by.
 //   - CLIENT PAUSE holds commands back in the session, before they are sent anywhere.
 //   - How long commands take (op.go, latency.go, slowlog.go) is measured by one

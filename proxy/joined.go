@@ -2,7 +2,6 @@ package proxy
 
 import (
 	"bytes"
-	"math/rand/v2"
 	"slices"
 	"strconv"
 
@@ -178,8 +177,12 @@ func (s *session) joined(raw []byte) {
 	if !s.awaitAnswers() {
 		return
 	}
-	if s.d.Cmd.Name == "randomkey" {
+	switch {
+	case s.d.Cmd.Name == "randomkey":
 		s.randomKey(raw)
+		return
+	case s.d.Cmd.Name == "flushdb" && !s.p.cfg.CacheExclusive:
+		s.flushView(raw)
 		return
 	}
 	plan, ok := s.plan()
@@ -316,8 +319,8 @@ func (s *session) call(db int, req []byte) ([]byte, error) {
 // other: keys may come twice, as with any SCAN, but none is missed. ok is false
 // for what is no cursor: Redis has the words for it.
 func (s *session) scanPlan() (_ plan, ok bool) {
-	cursor, err := strconv.ParseUint(string(s.args[1]), 10, 64)
-	if err != nil {
+	cursor, ok := parseCursor(s.args[1])
+	if !ok {
 		return plan{}, false
 	}
 	set := s.set
@@ -329,14 +332,70 @@ func (s *session) scanPlan() (_ plan, ok bool) {
 			last = first
 		}
 	}
-	phase := int(cursor & 1)
-	if cursor == 0 || phase < first || phase > last {
-		cursor, phase = 0, first
+	phase := int(cursor.value & 1)
+	if cursor.value == 0 || phase < first || phase > last {
+		cursor.value, phase = 0, first
 	}
 	args := slices.Clone(s.args)
-	args[1] = strconv.AppendUint(nil, cursor>>1, 10)
+	args[1] = cursor.half()
 	merge := func(r [][]byte) []byte { return set.scanned(r[0], dbs[phase], phase, phase < last) }
 	return plan{parts: []part{{dbs[phase], appendArgs(nil, args)}}, merge: merge}, true
+}
+
+// A scanCursor is the client's cursor of a SCAN, as C's strtoul reads it: white space and a sign
+// may stand before the digits, a NUL ends them, and nothing at all is 0. Which of
+// these a server takes depends on its version (7 takes "" and no white space, 8 the other way
+// round), so a cursor is passed on spelt as the client spelt it, and that server decides.
+type scanCursor struct {
+	value uint64
+	text  []byte // as it came
+	from  int    // where its digits are
+	to    int
+	minus bool
+}
+
+// parseCursor reads a cursor; ok is false for what no server takes for one.
+func parseCursor(b []byte) (c scanCursor, ok bool) {
+	c.text = b
+	end := bytes.IndexByte(b, 0)
+	if end < 0 {
+		end = len(b)
+	}
+	i := 0
+	for i < end && (b[i] == ' ' || '\t' <= b[i] && b[i] <= '\r') {
+		i++
+	}
+	if i < end && (b[i] == '+' || b[i] == '-') {
+		c.minus = b[i] == '-'
+		i++
+	}
+	c.from, c.to = i, end
+	if end == 0 {
+		return c, true
+	}
+	for ; i < end; i++ {
+		if b[i] < '0' || b[i] > '9' {
+			return c, false
+		}
+	}
+	var err error
+	if c.value, err = strconv.ParseUint(string(b[c.from:c.to]), 10, 64); err != nil {
+		return c, false
+	}
+	if c.minus {
+		c.value = -c.value
+	}
+	return c, true
+}
+
+// half spells the cursor for Redis, which has half the client's. A negative one is none that
+// a client was ever given: whatever the server makes of it.
+func (c *scanCursor) half() []byte {
+	if c.from == c.to || c.minus && c.value != 0 {
+		return c.text
+	}
+	b := strconv.AppendUint(slices.Clone(c.text[:c.from]), c.value>>1, 10)
+	return append(b, c.text[c.to:]...)
 }
 
 // scanned turns a database's reply to SCAN into the view's.
@@ -361,74 +420,17 @@ func (set *ruleset) scanned(b []byte, db, phase int, another bool) []byte {
 	return append(out, keys...)
 }
 
-// mergeRandom draws one of two databases' random keys, for a RANDOMKEY inside
-// MULTI, where the databases' sizes cannot be asked first.
-func (s *session) mergeRandom(replies [][]byte) []byte {
-	if e := firstError(replies); e != nil {
-		return e
-	}
-	dbs := []int{s.p.cfg.LocksDB, s.p.cfg.CacheDB}
-	first := rand.IntN(len(dbs))
-	for _, i := range []int{first, 1 - first} {
-		if key, null, _, ok := origin.Bulk(replies[i]); ok && !null && s.set.rules.InView(key, dbs[i]) {
-			return replies[i]
-		}
-	}
-	return appendNull(nil, s.proto)
-}
-
-// matchOption returns SCAN's pattern, or nil.
+// matchOption returns SCAN's pattern, or nil. Options come in pairs. What follows one
+// that is unknown is not looked at: Redis refuses it, or is newer and knows better.
 func matchOption(opts [][]byte) (pattern []byte) {
-	for i := 0; i+1 < len(opts); i++ {
-		if foldEqual(opts[i], "match") {
+	for i := 0; i+1 < len(opts); i += 2 {
+		switch {
+		case foldEqual(opts[i], "match"):
 			pattern = opts[i+1]
-			i++
+		case foldEqual(opts[i], "count"), foldEqual(opts[i], "type"):
+		default:
+			return nil
 		}
 	}
 	return pattern
-}
-
-// randomTries bounds the search for a random key that the view shows.
-const randomTries = 32
-
-// randomKey asks a database that is drawn by its size.
-func (s *session) randomKey(raw []byte) {
-	p := s.p
-	sizes, err := s.runPlan(s.sizes())
-	if err != nil {
-		s.replyOriginError(err)
-		return
-	}
-	if e := firstError(sizes); e != nil {
-		s.replyRaw(e)
-		return
-	}
-	locks, _, _ := origin.Int(sizes[0])
-	cache, _, _ := origin.Int(sizes[1])
-	for range randomTries {
-		db := p.cfg.LocksDB
-		if locks+cache > 0 && rand.Int64N(locks+cache) >= locks {
-			db = p.cfg.CacheDB
-		}
-		b, err := s.call(db, raw)
-		if err != nil {
-			s.replyOriginError(err)
-			return
-		}
-		key, null, _, ok := origin.Bulk(b)
-		if !ok {
-			s.replyRaw(b)
-			return
-		}
-		if !null && s.set.rules.InView(key, db) {
-			s.replyRaw(bytes.Clone(b))
-			return
-		}
-	}
-	s.replyRaw(appendNull(nil, s.proto))
-}
-
-func (s *session) sizes() plan {
-	req := []byte("*1\r\n$6\r\nDBSIZE\r\n")
-	return plan{parts: []part{{s.p.cfg.LocksDB, req}, {s.p.cfg.CacheDB, req}}}
 }

@@ -64,7 +64,11 @@ func TestOneKeyspace(t *testing.T) {
 			want(t, c, "1", "UNLINK", "plain")
 			want(t, c, "[d (nil)]", "MGET", "stats:1", "plain")
 			want(t, c, "OK", "FLUSHDB")
-			want(t, c, "0", "DBSIZE")
+			want(t, c, "[]", "KEYS", "*")
+			want(t, c, "2", "DBSIZE") // the cache's database has others' keys
+			if got := list(redis.DoDB(1, "KEYS", "*")); !slices.Equal(got, []string{"hidden", "lock:hidden"}) {
+				t.Errorf("the cache's database has %v", got)
+			}
 		})
 	}
 }

@@ -124,12 +124,6 @@ func (s *session) lead(b []byte, db int) (_ []byte, n int) {
 		}
 		s.caching.state = cachingNone
 	}
-	if s.d.Cmd != nil && s.d.Cmd.Name == "wait" && !s.tx.open {
-		// WAIT waits for the replication offset that its own connection has seen
-		// last. Any command brings this one up to date with the session's writes.
-		b = append(b, "*1\r\n$4\r\nPING\r\n"...)
-		n++
-	}
 	return b, n
 }
 
@@ -229,6 +223,9 @@ func (p *Proxy) callOwned(c *origin.Conn, req []byte, replies int) ([]byte, erro
 func (s *session) runBlocking(raw []byte) {
 	if err := s.acquire(s.d.DB); err != nil {
 		s.replyOriginError(err)
+		return
+	}
+	if waitsForWrites(s.d.Cmd) && !s.leadWait() {
 		return
 	}
 	sl := s.slot()

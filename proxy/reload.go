@@ -185,6 +185,7 @@ var configKeys = []configKey{
 	{"deny", func(c *Config) any { return c.Deny }, false},
 	{"locks.db", func(c *Config) any { return c.LocksDB }, true},
 	{"cache.db", func(c *Config) any { return c.CacheDB }, true},
+	{"cache.exclusive", func(c *Config) any { return c.CacheExclusive }, true},
 	{"cache.memory", func(c *Config) any { return c.Memory }, false},
 	{"cache.max_entries", func(c *Config) any { return c.MaxEntries }, false},
 	{"cache.max_staleness", func(c *Config) any { return c.MaxStaleness }, false},

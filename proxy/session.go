@@ -52,6 +52,7 @@ type session struct {
 	pin      *pinned        // owned connection, or nil
 	tx       transaction
 	watching bool // WATCH is in force
+	wrote    bool // it has sent what Redis may replicate: WAIT has something to wait for
 	subs     subscriptions
 	view     keyView // of keyspace notifications
 	track    bool    // CLIENT TRACKING is on

@@ -448,6 +448,10 @@ func (s *session) capture(raw []byte) []byte {
 // queueJoined queues a command whose keys live in both databases, as one
 // command per database whose replies are merged when EXEC answers.
 func (s *session) queueJoined(raw []byte) {
+	if s.d.Cmd.Name == "flushdb" && !s.p.cfg.CacheExclusive {
+		s.abortLater(errFlushQueued, true)
+		return
+	}
 	plan, ok := s.plan()
 	if !ok { // Redis says what is wrong with it, when EXEC runs
 		s.d.DB = s.p.cfg.LocksDB
@@ -468,6 +472,7 @@ func (s *session) queueJoined(raw []byte) {
 		return plan.merge(own)
 	}}
 	s.tx.special(item)
+	s.tx.locals = s.tx.locals || s.d.Cmd.Name == "randomkey" // mergeRandom may have to ask
 	sl := s.slot()
 	sl.strip = 2*len(plan.parts) - 1
 	s.submit(sl, s.pin.conn, req, 2*len(plan.parts))

@@ -228,21 +228,3 @@ func TestMaxPinned(t *testing.T) {
 	}
 	n.eventually("all else is given back", func() bool { return n.origin.Stats().Pinned == 1 })
 }
-
-// WAIT waits for the session's own writes, wherever they were sent.
-func TestWait(t *testing.T) {
-	redis := redistest.Start(t)
-	replica := redistest.Start(t, "--replicaof", "127.0.0.1 "+redis.Port)
-	n := start(t, redis, nil)
-	c := n.dial()
-	n.eventually("the replica follows", func() bool { return strings.Contains(redis.Do("INFO", "replication"), "state=online") })
-	want(t, c, "OK", "SET", "product:1", "a")
-	want(t, c, "1", "WAIT", "1", "0")
-	if got := replica.DoDB(1, "GET", "product:1"); got != "a" {
-		t.Errorf("the replica has %s", got)
-	}
-	replica.Stop()
-	defer replica.Continue()
-	want(t, c, "OK", "SET", "product:1", "b")
-	want(t, c, "0", "WAIT", "1", "50")
-}

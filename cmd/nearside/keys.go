@@ -70,6 +70,7 @@ func (s *settings) sections() []section {
 		}},
 		{"The near cache", []key{
 			{"cache.db", numberKind(&c.CacheDB, 0, math.MaxInt32), "1", "", "the database of the keys under cache rules"},
+			{"cache.exclusive", boolKind(&c.CacheExclusive), "false", "", "`cache.db` holds nothing but these keys: FLUSHDB at database 0 empties it whole, atomically with `locks.db`, and works inside MULTI. Otherwise it unlinks the rules' keys only, in batches"},
 			{"cache.ttl", durationKind(&s.cacheTTL, false), "60s", "", "longest stay of an entry where its rule says nothing"},
 			{"cache.memory", sizeKind(&c.Memory, leastMemory, tiB), "64MiB", "", "bytes that all entries may take"},
 			{"cache.max_entries", numberKind(&c.MaxEntries, 0, math.MaxInt64), "0", "", "number of entries; 0: memory alone decides"},

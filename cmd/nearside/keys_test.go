@@ -22,9 +22,9 @@ import (
 var update = flag.Bool("update", false, "write what is generated below configs")
 
 const (
-	referenceFile = "../../configs/CONFIGURATION.md"
-	schemaFile    = "../../configs/nearside.schema.json"
-	begin, end    = "<!-- generated from cmd/nearside/keys.go: go test ./cmd/nearside -run Generated -update -->\n", "<!-- end of what is generated -->\n"
+	referenceFile    = "../../configs/CONFIGURATION.md"
+	schemaFile       = "../../configs/nearside.schema.json"
+	genBegin, genEnd = "<!-- generated from cmd/nearside/keys.go: go test ./cmd/nearside -run Generated -update -->\n", "<!-- end of what is generated -->\n"
 )
 
 // schemaOf is the JSON Schema of a mapping with these keys.
@@ -119,14 +119,14 @@ func TestGenerated(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	before, rest, ok := strings.Cut(string(reference), begin)
-	_, after, closed := strings.Cut(rest, end)
+	before, rest, ok := strings.Cut(string(reference), genBegin)
+	_, after, closed := strings.Cut(rest, genEnd)
 	if !ok || !closed {
 		t.Fatalf("%s has no place for the table", referenceFile)
 	}
 	for name, want := range map[string][]byte{
 		schemaFile:    schemaText(t),
-		referenceFile: []byte(before + begin + referenceText() + end + after),
+		referenceFile: []byte(before + genBegin + referenceText() + genEnd + after),
 	} {
 		if *update {
 			if err := os.WriteFile(name, want, 0o644); err != nil {
