@@ -64,6 +64,7 @@ type Proxy struct {
 	parking   parking
 	fencePing fencePing
 	outage    outage
+	full      full
 
 	audit      auditor
 	quarantine quarantine
