@@ -30,8 +30,8 @@ const (
 // aclUser is a Redis user that sessions act as.
 type aclUser struct {
 	name     string
-	number   uint64 // in the near cache's keys; 0 is nearside's own user
-	sessions int    // under users.mu
+	number   uint64                 // in the near cache's keys; 0 is nearside's own user
+	sessions int                    // under users.mu
 	denied   atomic.Pointer[denial] // the fetch
 	split    atomic.Pointer[denial] // the transaction over both databases
 	told     atomic.Bool            // that nothing is cached for it
