@@ -154,12 +154,10 @@ func (s *session) cachedOne(raw []byte) {
 		s.replyShared(e.Reply)
 		return
 	}
-	if !s.mayFetch(key) {
-		s.readThrough(raw)
+	if !s.fetches(raw, key, miss) {
 		return
 	}
 	s.counts.missed(s, d.Keys)
-	p.m.missed(miss)
 
 	c, err := s.wire(d.DB, false)
 	if err != nil {
@@ -328,16 +326,14 @@ func (s *session) cachedMany(raw []byte) {
 		key := s.args[k.Pos]
 		e, miss := p.l1.Get(s.cacheID(d.DB, "get", s.args[k.Pos:k.Pos+1]), key, k.Rule.ID, s.now)
 		if miss != l1.Hit {
-			p.m.missed(miss)
-			s.fetchMany(raw)
+			s.fetchMany(raw, miss)
 			return
 		}
 		found = append(found, e)
 	}
 	for _, e := range found {
 		if !p.l1.Current(p.l1.Stamped(e)) {
-			p.m.missed(l1.Overtaken)
-			s.fetchMany(raw)
+			s.fetchMany(raw, l1.Overtaken)
 			return
 		}
 	}
@@ -391,10 +387,9 @@ func (s *session) replyHits(head []byte, found []*l1.Entry) {
 const maxMany = 256
 
 // fetchMany sends an MGET whole and keeps each value that it returns.
-func (s *session) fetchMany(raw []byte) {
+func (s *session) fetchMany(raw []byte, miss l1.Miss) {
 	p, d := s.p, &s.d
-	if !s.mayFetch(s.args[d.Keys[0].Pos]) {
-		s.readThrough(raw)
+	if !s.fetches(raw, s.args[d.Keys[0].Pos], miss) {
 		return
 	}
 	s.counts.missed(s, d.Keys)

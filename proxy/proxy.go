@@ -46,6 +46,9 @@ type Proxy struct {
 	linked bool // Redis reports changes
 	users  users
 
+	verifier verifier
+	era      atomic.Pointer[serverEra] // another one when another server may answer
+
 	ctx       context.Context // ends with Run
 	cancel    context.CancelFunc
 	ready     chan struct{}
@@ -139,6 +142,7 @@ func New(cfg Config) (*Proxy, error) {
 		return nil, err
 	}
 	p.users.init(p)
+	p.verifier.init(p)
 	p.slow.init(p)
 	p.latencies = !cfg.NoLatency
 	p.timed = p.latencies || p.slow.on()

@@ -160,14 +160,17 @@ func (s *session) refetch(sl *slot) {
 	s.letOut(nil, fenced)
 }
 
-// mayFetch tells whether the read at hand may be sent as a fetch, after finding out
-// whether its user may run fetches at all; else it counts why not.
-func (s *session) mayFetch(key []byte) bool {
-	switch {
-	case s.p.full.lasts(s.now):
+// fetches counts a miss and tells whether the read is to be fetched, after finding
+// out whether its user may run fetches at all; else it has passed the read on.
+func (s *session) fetches(raw, key []byte, miss l1.Miss) bool {
+	p := s.p
+	if p.full.lasts(s.now) {
 		s.bypass(bypassFull)
+		s.readThrough(raw)
 		return false
-	case s.acl.fetches.Load():
+	}
+	p.m.missed(miss)
+	if s.acl.fetches.Load() {
 		return true
 	}
 	s.blocking()
@@ -177,10 +180,11 @@ func (s *session) mayFetch(key []byte) bool {
 	switch {
 	case s.acl.fetches.Load():
 		return true
-	case s.p.full.lasts(s.now):
-		s.bypass(bypassFull)
-	default:
-		s.bypass(bypassUser)
+	case p.full.lasts(s.now):
+		s.readThrough(raw)
+	default: // nothing is kept for this user that could be older than the answer
+		s.counts.missed(s, s.d.Keys)
+		s.forward(raw)
 	}
 	return false
 }

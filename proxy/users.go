@@ -133,6 +133,7 @@ func (u *users) rouse() {
 
 // doubt takes the proof back: another server may answer now.
 func (u *users) doubt() {
+	u.p.era.Store(new(serverEra))
 	u.mu.Lock()
 	u.doubts++
 	u.proof.Store(noProof)

@@ -40,6 +40,7 @@ const (
 	pinned
 	dialled   // by Dial: the link
 	heartbeat // the watchdog's own
+	bare      // by DialBare: nobody has logged in
 )
 
 // Conn is one connection to the origin. All methods may be called from any
