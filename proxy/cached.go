@@ -43,7 +43,7 @@ func (s *session) cached(raw []byte) {
 			return
 		}
 	}
-	if !s.acl.mayFetch(p.l1, s.now) || s.acl.number != 0 && p.users.refused.Load() {
+	if s.acl.denied.Load().holds(p.l1, s.now) || s.acl.number != 0 && p.users.refused.Load() {
 		// Nothing older of this user's can follow: entries are made anew when that ends.
 		s.bypass(bypassUser)
 		s.counts.missed(s.d.Keys)
@@ -138,8 +138,10 @@ func (s *session) cachedOne(raw []byte) {
 		s.replyShared(e.Reply)
 		return
 	}
+	if !s.fetches(raw, key, miss) {
+		return
+	}
 	s.counts.missed(d.Keys)
-	p.m.missed(int(miss))
 
 	c, err := s.wire(d.DB, false)
 	if err != nil {
@@ -155,7 +157,6 @@ func (s *session) cachedOne(raw []byte) {
 		// answered only cacheable reads of this session go on.
 		s.apart()
 		p.m.rule(k.Rule.ID).coalesced.Inc()
-		s.awaitFirstFetch()
 		return
 	}
 	f := &fetch{flight: flight, sent: s.now, rule: k.Rule, user: s.acl, via: c}
@@ -167,16 +168,7 @@ func (s *session) cachedOne(raw []byte) {
 	s.scratch = appendFetch(s.scratch[:0], raw, s.args[k.Pos:k.Pos+1])
 	p.m.fetches.Inc()
 	s.transmit(sl, c, s.scratch, fetchReplies(1))
-	s.awaitFirstFetch()
-}
-
-// awaitFirstFetch waits for a fetch that may have to be sent again as a plain
-// read, as long as none of this user's has worked: what follows in the pipeline
-// must not come before it.
-func (s *session) awaitFirstFetch() {
-	if !s.acl.fetches.Load() {
-		s.awaitAnswers()
-	}
+	s.apart() // it may have to be sent again
 }
 
 // A fetch asks for the value and its keys' remaining lives in one atomic step,
@@ -195,6 +187,10 @@ func appendFetch(b, raw []byte, keys [][]byte) []byte {
 	}
 	return append(b, fetchTail...)
 }
+
+// Until a fetch is answered nothing but cacheable reads follows it (apart): it may be
+// refused, and the plain read that is then sent in its place must come before
+// whatever the client sent behind it.
 
 // fetchReplies is the number of replies to a fetch of n keys: MULTI, the read, n PTTLs, EXEC.
 func fetchReplies(n int) int { return n + 3 }
@@ -286,49 +282,9 @@ func fetched(b []byte, keys int) (reply []byte, lives []int64) {
 	return reply, lives
 }
 
-// denied tells whether the two-step form was refused for want of rights, of
-// which the client, who sent a plain read, must not hear. If a command was what
-// the user may not run, nothing is cached for it from then on: without PTTL there
-// is no deadline. A refused key is that key's matter.
-func (f *fetch) denied(p *Proxy, b []byte) bool {
-	line, rest := origin.Split(b)
-	for i := 0; !noPerm(line); i++ {
-		if len(rest) == 0 || line[0] != '+' || i == 1 && string(line) != replyQueued {
-			return false // nothing is refused, or the read's own error is the answer
-		}
-		line, rest = origin.Split(rest)
-		if i == 0 && noPerm(line) {
-			return false // so it is the read that the user may not run
-		}
-	}
-	if len(rest) == 0 && line[1] == 'N' {
-		// EXEC was refused without EXECABORT, by a Redis before 6.2: the transaction is still open.
-		f.via.Close(nil)
-	}
-	if bytes.Contains(line, []byte("command")) {
-		p.users.deny(f.user)
-	}
-	return true
-}
-
 func noPerm(line []byte) bool {
 	return bytes.HasPrefix(line, []byte("-NOPERM")) ||
 		bytes.HasPrefix(line, []byte("-EXECABORT")) && bytes.Contains(line, []byte("NOPERM"))
-}
-
-// refetch sends a refused fetch again as the plain read that the client sent.
-// Nothing of the first attempt was executed but, at most, the read.
-func (s *session) refetch(sl *slot) {
-	f := sl.fetch
-	var b []byte
-	c, err := s.p.origin.Shared(s.p.ctx, f.via.Group(), s.id)
-	if err == nil {
-		b, err = c.Call(s.p.ctx, f.plain, 1)
-	}
-	b = sl.finish(sl, b, err)
-	fenced := sl.settle(b, err)
-	s.answer(&sl.pending, b, false, s.p.clock())
-	s.letOut(nil, fenced)
 }
 
 // cachedMany is an MGET: only if every key is a hit, and all stamps still hold
@@ -354,16 +310,14 @@ func (s *session) cachedMany(raw []byte) {
 		key := s.args[k.Pos]
 		e, miss := p.l1.Get(s.cacheID(d.DB, "get", s.args[k.Pos:k.Pos+1]), key, k.Rule.ID, s.now)
 		if miss != l1.Hit {
-			p.m.missed(int(miss))
-			s.fetchMany(raw)
+			s.fetchMany(raw, miss)
 			return
 		}
 		found = append(found, e)
 	}
 	for _, e := range found {
 		if !p.l1.Current(p.l1.Stamped(e)) {
-			p.m.missed(int(l1.Overtaken))
-			s.fetchMany(raw)
+			s.fetchMany(raw, l1.Overtaken)
 			return
 		}
 	}
@@ -407,8 +361,11 @@ func (s *session) replyHits(head []byte, found []*l1.Entry) {
 const maxMany = 256
 
 // fetchMany sends an MGET whole and keeps each value that it returns.
-func (s *session) fetchMany(raw []byte) {
+func (s *session) fetchMany(raw []byte, miss l1.Miss) {
 	p, d := s.p, &s.d
+	if !s.fetches(raw, s.args[d.Keys[0].Pos], miss) {
+		return
+	}
 	s.counts.missed(d.Keys)
 	c, err := s.wire(d.DB, false)
 	if err != nil {
@@ -435,7 +392,7 @@ func (s *session) fetchMany(raw []byte) {
 	s.scratch = appendFetch(s.scratch[:0], raw, keys)
 	p.m.fetches.Inc()
 	s.submit(sl, c, s.scratch, fetchReplies(len(keys)))
-	s.awaitFirstFetch()
+	s.apart()
 }
 
 // finishMany keeps the values of an MGET. A null means "no such key" only if

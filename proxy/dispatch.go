@@ -168,6 +168,9 @@ func (s *session) forward(raw []byte) {
 	}
 	sl := s.slot()
 	s.effects(sl)
+	if sl.all == writeEvery {
+		s.learns(sl)
+	}
 	s.submit(sl, c, raw, 1)
 }
 

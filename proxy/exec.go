@@ -21,10 +21,12 @@ func (s *session) exec(raw []byte) {
 	case t.dirty:
 		// Redis does not know of the refusal: drop what it has queued.
 		sl := s.slot()
-		sl.finish = func(_ *slot, _ []byte, err error) []byte {
+		c := s.pin.conn
+		sl.finish = func(_ *slot, b []byte, err error) []byte {
 			if err != nil {
 				return appendError(nil, errExecLost)
 			}
+			distrustOpen(c, b)
 			return appendError(nil, errExecAbort)
 		}
 		s.endTransaction()
@@ -46,6 +48,7 @@ func (s *session) exec(raw []byte) {
 	sl.writes, sl.all, sl.fence = t.writes, t.all, t.fence
 	after := s.pin.db
 	failed := false
+	c := s.pin.conn
 	sl.finish = func(_ *slot, b []byte, err error) []byte {
 		if err != nil {
 			failed = !errors.Is(err, origin.ErrTooLarge) // that one was executed
@@ -54,6 +57,7 @@ func (s *session) exec(raw []byte) {
 		n, _, ok := origin.Elements(b)
 		if !ok || n < 0 { // aborted: nil or EXECABORT
 			failed = true
+			distrustOpen(c, b)
 			return b
 		}
 		if t.items == nil {
@@ -95,6 +99,8 @@ func (s *session) execLocals(raw []byte, t *transaction) {
 		executed = true
 		s.runLocals(t)
 		b = assemble(b, t.items)
+	} else {
+		distrustOpen(s.pin.conn, b)
 	}
 	if !executed {
 		s.rollback(t)
@@ -125,7 +131,24 @@ func (s *session) discard(raw []byte) {
 		s.replyString(replyOK)
 		return
 	}
-	s.sendPinned(s.slot(), -1, raw, 1)
+	sl := s.slot()
+	c := s.pin.conn
+	sl.finish = func(_ *slot, b []byte, err error) []byte {
+		if err != nil {
+			return appendError(nil, s.p.originError(err))
+		}
+		distrustOpen(c, b)
+		return b
+	}
+	s.sendPinned(sl, -1, raw, 1)
+}
+
+// distrustOpen closes a connection on which Redis has refused to end a transaction:
+// it must never be anybody else's. reply is that to EXEC or DISCARD.
+func distrustOpen(c *origin.Conn, reply []byte) {
+	if leftOpen(reply) {
+		c.Distrust(errOpen)
+	}
 }
 
 // assemble builds the array that the client expects from the one that EXEC

@@ -36,6 +36,7 @@ var meanings = map[string]string{
 	bypassPinned.String(): "WATCH or CLIENT TRACKING is in force, so the read goes to Redis on the session's own connection: use another connection for cached reads",
 	bypassUser.String():   "this Redis user's reads are not cached: it may not run MULTI, EXEC or PTTL, or ACL LIST has not shown for 2 s that its rights are unchanged",
 	bypassAudit.String():  "the auditor has taken the rule out of the cache: NEARSIDE AUDIT tells more, NEARSIDE AUDIT RESTORE puts it back",
+	bypassFull.String():   "Redis's memory is full, and it refuses even reads inside MULTI, by which nearside fetches: the read is passed to Redis; free memory or raise maxmemory",
 	bypassMulti.String():  "inside MULTI everything is read at Redis, when EXEC runs: read before MULTI what may come from the cache",
 
 	bypassTooLarge.String():     "the request is longer than 64 KiB and its answer is not kept: use shorter keys and arguments",
@@ -251,7 +252,7 @@ func (x *explanation) judge() string {
 			return bypassOrder.String()
 		}
 	}
-	if !s.acl.mayFetch(p.l1, x.now) || s.acl.number != 0 && !p.users.proven(x.now) {
+	if s.acl.denied.Load().holds(p.l1, x.now) || s.acl.number != 0 && !p.users.proven(x.now) {
 		return bypassUser.String()
 	}
 	switch p.link.Verdict(x.now) {
@@ -268,7 +269,14 @@ func (x *explanation) judge() string {
 	if len(d.Keys) > maxMany {
 		return bypassTooMany.String()
 	}
-	return x.lookUp()
+	reason := x.lookUp()
+	switch reason {
+	case l1.Absent.String(), l1.Overtaken.String(), l1.Expired.String(): // there would be a fetch
+		if p.full.lasts(x.now) {
+			return bypassFull.String()
+		}
+	}
+	return reason
 }
 
 // uncached is the index of the first key under no cache rule, 0 without one.

@@ -15,6 +15,7 @@ import (
 type plan struct {
 	parts []part
 	merge func(replies [][]byte) []byte
+	whole string // the command's name if it must be one transaction or not run at all
 }
 
 type part struct {
@@ -29,16 +30,16 @@ func (s *session) plan() (plan, bool) {
 	case "mget":
 		parts, places := s.byDatabase(1)
 		n := len(s.d.Keys)
-		return plan{parts, func(r [][]byte) []byte { return mergeValues(r, places, n) }}, true
+		return plan{parts: parts, merge: func(r [][]byte) []byte { return mergeValues(r, places, n) }}, true
 	case "exists", "del", "unlink", "touch":
 		parts, _ := s.byDatabase(1)
-		return plan{parts, mergeSum}, true
+		return plan{parts: parts, merge: mergeSum}, true
 	case "mset":
 		if len(s.args)%2 == 0 { // a value is missing: Redis says so when it runs, and writes nothing
-			return plan{[]part{{s.d.Keys[0].DB, appendArgs(nil, s.args)}}, mergeStatus}, true
+			return plan{parts: []part{{s.d.Keys[0].DB, appendArgs(nil, s.args)}}, merge: mergeStatus}, true
 		}
 		parts, _ := s.byDatabase(2)
-		return plan{parts, mergeStatus}, true
+		return plan{parts, mergeStatus, "mset"}, true
 	case "dbsize":
 		return s.everywhere(mergeSum), true
 	case "scan":
@@ -57,7 +58,7 @@ func (s *session) plan() (plan, bool) {
 		for _, db := range set.rules.PatternDBs(s.args[1]) {
 			parts = append(parts, part{db, req})
 		}
-		return plan{parts, func(r [][]byte) []byte { return set.mergeKeys(parts, r) }}, true
+		return plan{parts: parts, merge: func(r [][]byte) []byte { return set.mergeKeys(parts, r) }}, true
 	}
 	return plan{}, false
 }
@@ -86,7 +87,7 @@ func (s *session) byDatabase(width int) (parts []part, places [][]int) {
 // everywhere sends the command to both databases.
 func (s *session) everywhere(merge func([][]byte) []byte) plan {
 	req := appendArgs(nil, s.args)
-	return plan{[]part{{s.p.cfg.LocksDB, req}, {s.p.cfg.CacheDB, req}}, merge}
+	return plan{parts: []part{{s.p.cfg.LocksDB, req}, {s.p.cfg.CacheDB, req}}, merge: merge}
 }
 
 // firstError returns the first error among replies.
@@ -206,77 +207,6 @@ func (s *session) joined(raw []byte) {
 	}
 	sl.settleAlone(b, err)
 	s.replyRaw(b)
-}
-
-// runPlan sends a plan's requests and returns a reply for each.
-func (s *session) runPlan(pl plan) ([][]byte, error) {
-	if len(pl.parts) == 1 {
-		b, err := s.call(pl.parts[0].db, pl.parts[0].req)
-		return [][]byte{b}, err
-	}
-	c, err := s.planConn(pl.parts[0].db)
-	if err != nil {
-		return nil, err
-	}
-	own := s.pin != nil && c == s.pin.conn
-	var lead int
-	var req []byte
-	if own {
-		req, lead = s.lead(nil, -1)
-	}
-	req = append(req, fetchHead...)
-	for _, part := range pl.parts {
-		req = append(appendSelect(req, part.db), part.req...)
-	}
-	req = append(req, fetchTail...)
-	n := 2 * len(pl.parts)
-	b, err := s.p.callOwned(c, req, lead+n+2)
-	if err != nil {
-		if !own {
-			s.p.origin.Unpin(c, false)
-		}
-		return nil, err
-	}
-	b = b[lastReply(b, lead):]
-	executed := b[lastReply(b, n+1)] == '*'
-	switch last := pl.parts[len(pl.parts)-1].db; {
-	case own && executed:
-		s.pin.db = last
-	case own:
-		s.pin.db = -1 // in doubt: select before the next command
-	case executed: // else a refused MULTI leaves the database in doubt
-		c.Reselect(last)
-	}
-	if !own {
-		s.p.origin.Unpin(c, executed)
-	}
-	replies := make([][]byte, len(pl.parts))
-	one, rest := origin.Split(b)
-	failed := one
-	if string(one) == replyOK {
-		failed = nil
-		for range n {
-			one, rest = origin.Split(rest)
-			if failed == nil && one[0] == '-' {
-				failed = one
-			}
-		}
-	}
-	count, rest, ok := origin.Elements(rest)
-	if failed != nil || !ok || count != n {
-		if failed == nil {
-			failed = rest
-		}
-		for i := range replies {
-			replies[i] = failed
-		}
-		return replies, nil
-	}
-	for i := range replies {
-		_, rest = origin.Split(rest)
-		replies[i], rest = origin.Split(rest)
-	}
-	return replies, nil
 }
 
 // planConn returns the connection for a plan: while the client has CLIENT

@@ -244,13 +244,7 @@ func (s *session) authenticate(user, pass string, args [][]byte) string {
 		// an AUTH of one argument.
 		args = [][]byte{[]byte("AUTH"), []byte(pass)}
 	}
-	// A connection of its own, since it acts as the new user afterwards.
-	c, err := p.origin.Dial(p.ctx, origin.Group{Proto: 2}, nil)
-	if err != nil {
-		return p.originError(err)
-	}
-	defer c.Close(errSessionGone)
-	b, err := c.Call(p.ctx, appendArgs(nil, args), 1)
+	b, err := p.verifier.ask(appendArgs(nil, args))
 	if err != nil {
 		return p.originError(err)
 	}
@@ -262,6 +256,7 @@ func (s *session) authenticate(user, pass string, args [][]byte) string {
 		return strings.TrimPrefix(strings.TrimRight(string(b), "\r\n"), "-")
 	}
 	if user == p.origin.User() {
+		p.origin.Learn(pass)
 		user, pass = "", ""
 	}
 	if (user != s.user || pass != s.pass) && s.pushes() {

@@ -21,6 +21,7 @@ const (
 	bypassPinned                       // WATCH or CLIENT TRACKING is in force
 	bypassUser                         // the user's rights are not proven, or it may not run the fetch
 	bypassAudit                        // the auditor has taken the rule out of the cache
+	bypassFull                         // the origin's memory is full and it refuses reads inside MULTI
 	bypassMulti                        // inside MULTI
 	bypassTooLarge                     // the request is longer than what is kept
 	bypassTooMany                      // an MGET of too many keys
@@ -36,7 +37,7 @@ const (
 )
 
 var bypassNames = [bypassReasons]string{
-	"link_down", "stale", "fence", "order", "pinned", "user", "audit", "multi", "too_large", "too_many_keys",
+	"link_down", "stale", "fence", "order", "pinned", "user", "audit", "origin_full", "multi", "too_large", "too_many_keys",
 	"no_rule", "lock_rule", "other_db", "not_cacheable", "hash_field_ttl", "command_not_listed",
 }
 

@@ -79,9 +79,9 @@ var errSessionGone = errors.New("the client is gone")
 func (s *session) sendPinned(sl *slot, db int, raw []byte, replies int) {
 	req := raw
 	if replies > 0 {
-		var n int
+		n, before := 0, s.pin.db
 		if s.scratch, n = s.lead(s.scratch[:0], db); n > 0 && s.gives(raw) {
-			sl.strip = n
+			sl.strip, sl.selects = n, s.pin.db != before
 			s.enter(sl, s.pin.conn)
 			s.touch(s.pin.conn)
 			if err := s.giveTo(sl, s.pin.conn, s.scratch, raw, replies+n); err != nil {
@@ -91,7 +91,7 @@ func (s *session) sendPinned(sl *slot, db int, raw []byte, replies int) {
 		} else if n > 0 {
 			s.scratch = append(s.scratch, raw...)
 			req = s.scratch
-			sl.strip = n
+			sl.strip, sl.selects = n, s.pin.db != before
 			replies += n
 		}
 	}
@@ -138,7 +138,20 @@ func (s *session) forwardPinned(raw []byte) {
 		s.replyOriginError(err)
 		return
 	}
-	if !s.selectPinned(s.d.DB) {
+	switch line, err := s.selectPinned(s.d.DB); {
+	case err != nil:
+		s.replyOriginError(err)
+		return
+	case line != nil && s.track:
+		s.replyError(errSelectRefused(line))
+		return
+	case line != nil: // elsewhere WATCH sees as well what it changes
+		if s.d.Route == policy.RouteCache {
+			s.bypass(bypassPinned)
+			s.readThrough(raw)
+		} else {
+			s.forward(raw)
+		}
 		return
 	}
 	sl := s.slot()
@@ -155,21 +168,28 @@ func (s *session) forwardPinned(raw []byte) {
 // selectPinned selects a database on the pinned connection for a client's own
 // user, who may lack the right to: then its command must not run in another one.
 // Nearside's own user has that right, or there would be no connection.
-func (s *session) selectPinned(db int) bool {
-	if s.user == "" || db == s.pin.db {
-		return true
+// line is Redis's refusal.
+func (s *session) selectPinned(db int) (line []byte, err error) {
+	if s.user == "" {
+		return nil, nil
+	}
+	return s.trySelect(db)
+}
+
+// trySelect selects a database on the pinned connection before anything is sent there.
+func (s *session) trySelect(db int) (line []byte, err error) {
+	if db == s.pin.db {
+		return nil, nil
 	}
 	b, err := s.callPinned(db, appendSelect(nil, db))
 	switch {
 	case err != nil:
-		s.replyOriginError(err)
-		return false
+		return nil, err
 	case string(b) != replyOK:
-		s.replyRaw(b)
-		return false
+		return b, nil
 	}
 	s.pin.db = db
-	return true
+	return nil, nil
 }
 
 // pinnedCommand is a command that needs a connection of its own.
@@ -226,6 +246,14 @@ func (s *session) runBlocking(raw []byte) {
 		return
 	}
 	if waitsForWrites(s.d.Cmd) && !s.leadWait() {
+		return
+	}
+	switch line, err := s.selectPinned(s.d.DB); {
+	case err != nil:
+		s.replyOriginError(err)
+		return
+	case line != nil:
+		s.replyError(errSelectRefused(line))
 		return
 	}
 	sl := s.slot()

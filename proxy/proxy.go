@@ -43,6 +43,9 @@ type Proxy struct {
 	linked bool // Redis reports changes
 	users  users
 
+	verifier verifier
+	era      atomic.Pointer[serverEra] // another one when another server may answer
+
 	ctx       context.Context // ends with Run
 	cancel    context.CancelFunc
 	ready     chan struct{}
@@ -59,6 +62,7 @@ type Proxy struct {
 	parking   lot     // of reads that wait for a fence
 	fencePing fencePing
 	outage    outage
+	full      full
 
 	audit      auditor
 	quarantine quarantine
@@ -130,6 +134,7 @@ func New(cfg Config) (*Proxy, error) {
 		return nil, err
 	}
 	p.users.init(p)
+	p.verifier.init(p)
 	p.slow.init(cfg.Slow, p.m.set)
 	p.timed = !cfg.NoLatency || p.slow.on()
 	p.env = environ{

@@ -19,6 +19,8 @@ type slot struct {
 	// What is to happen when the answer comes.
 	finish  finisher
 	strip   int          // replies of inserted commands in front of the answer
+	selects bool         // the first of these is a SELECT's
+	joined  bool         // they are, in turn, of SELECTs and of the command's other parts
 	gen     uint64       // of the rules that the request was decided by
 	fence   policy.Fence // raise a fence before the client learns the answer
 	writes  []uint32     // L1 counters of the keys it writes
@@ -67,9 +69,7 @@ func (sl *slot) TakesParts() bool { return sl.finish == nil && sl.fetch == nil }
 
 // ReplyParts takes a very long answer in pieces (origin.PartsOwner).
 func (sl *slot) ReplyParts(parts [][]byte, reserved int64, batch *origin.Batch) {
-	for range sl.strip {
-		_, parts[0] = origin.Split(parts[0])
-	}
+	parts[0] = sl.stripped(parts[0])
 	fenced := sl.settle(parts[0], nil)
 	sl.reserved, sl.parts = reserved, parts[1:]
 	s := sl.s // answered, the slot may be another request's
@@ -82,12 +82,10 @@ func (sl *slot) ReplyParts(parts [][]byte, reserved int64, batch *origin.Batch) 
 func (sl *slot) Reply(b []byte, err error, batch *origin.Batch) {
 	s := sl.s
 	owned := len(b) > origin.TakeSize
-	for range sl.strip {
-		if err == nil {
-			_, b = origin.Split(b)
-		}
+	if err == nil {
+		b = sl.stripped(b)
 	}
-	if sl.fetch != nil && err == nil && sl.fetch.denied(s.p, b) {
+	if sl.fetch != nil && err == nil && sl.fetch.refused(s.p, b) {
 		s.p.budget.Release(sl.reserved)
 		sl.reserved = 0
 		go s.refetch(sl)
@@ -102,6 +100,27 @@ func (sl *slot) Reply(b []byte, err error, batch *origin.Batch) {
 	fenced := sl.settle(b, err)
 	s.answer(&sl.pending, b, owned, s.p.answeredAt(batch))
 	s.letOut(batch, fenced)
+}
+
+// stripped takes the replies of inserted commands away, whose errors are not the
+// client's, but for one: behind a SELECT that is refused nothing can be right.
+func (sl *slot) stripped(b []byte) []byte {
+	var failed, one []byte
+	for i := range sl.strip {
+		if one, b = origin.Split(b); one[0] != '-' || failed != nil {
+			continue
+		}
+		switch {
+		case sl.joined && i%2 == 1:
+			failed = one
+		case (sl.joined || sl.selects && i == 0) && refusalOf(one) != refusedNow && refusalOf(one) != refusedFull:
+			failed = appendError(nil, errSelectRefused(one))
+		}
+	}
+	if failed != nil && len(b) > 0 {
+		return failed
+	}
+	return b
 }
 
 // letOut has an answer sent, and then the PING for the fence that it has raised, if

@@ -164,7 +164,13 @@ func (s *session) watchKeys(raw []byte) {
 		}
 	}
 	if len(dbs) <= 1 {
-		s.sendPinned(s.slot(), s.d.DB, raw, 1)
+		if line, err := s.selectPinned(s.d.DB); err != nil {
+			s.replyOriginError(err)
+		} else if line != nil {
+			s.replyError(errSelectRefused(line))
+		} else {
+			s.sendPinned(s.slot(), s.d.DB, raw, 1)
+		}
 		return
 	}
 	var req []byte
@@ -175,8 +181,18 @@ func (s *session) watchKeys(raw []byte) {
 				args = append(args, s.args[k.Pos])
 			}
 		}
+		if s.user != "" { // it may not SELECT: each step before the next
+			if !s.watchApart(db, appendArgs(nil, args)) {
+				return
+			}
+			continue
+		}
 		req = appendArgs(appendSelect(req, db), args)
 		s.pin.db = db
+	}
+	if req == nil {
+		s.replyString(replyOK)
+		return
 	}
 	sl := s.slot()
 	sl.finish = func(_ *slot, b []byte, err error) []byte {
@@ -184,14 +200,39 @@ func (s *session) watchKeys(raw []byte) {
 			return appendError(nil, s.p.originError(err))
 		}
 		var one []byte
-		for len(b) > 0 { // one refusal is the answer to the whole
+		for i := 0; len(b) > 0; i++ { // one refusal is the answer to the whole
 			if one, b = origin.Split(b); one[0] == '-' {
+				if i%2 == 0 {
+					return appendError(nil, errSelectRefused(one))
+				}
 				break
 			}
 		}
 		return one
 	}
 	s.submit(sl, s.pin.conn, req, 2*len(dbs))
+}
+
+// watchApart sends a WATCH for one database's keys and reports whether Redis has
+// accepted it; if not it answers the client.
+func (s *session) watchApart(db int, req []byte) bool {
+	line, err := s.selectPinned(db)
+	if line != nil {
+		s.replyError(errSelectRefused(line))
+		return false
+	}
+	if err == nil {
+		line, err = s.callPinned(db, req)
+	}
+	switch {
+	case err != nil:
+		s.replyOriginError(err)
+	case line[0] == '-':
+		s.replyRaw(line)
+	default:
+		return true
+	}
+	return false
 }
 
 func (s *session) openTransaction(lost bool) {
@@ -474,6 +515,6 @@ func (s *session) queueJoined(raw []byte) {
 	s.tx.special(item)
 	s.tx.locals = s.tx.locals || s.d.Cmd.Name == "randomkey" // mergeRandom may have to ask
 	sl := s.slot()
-	sl.strip = 2*len(plan.parts) - 1
+	sl.strip, sl.joined = 2*len(plan.parts)-1, true
 	s.submit(sl, s.pin.conn, req, 2*len(plan.parts))
 }

@@ -9,7 +9,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"nearside/proxy/l1"
 	"nearside/proxy/origin"
 )
 
@@ -31,23 +30,15 @@ const (
 // aclUser is a Redis user that sessions act as.
 type aclUser struct {
 	name     string
-	number   uint64 // in the near cache's keys; 0 is nearside's own user
-	sessions int    // under users.mu
-	denied   atomic.Pointer[denial]
-	told     atomic.Bool // that nothing is cached for it
-	fetches  atomic.Bool // it may run the fetch: one has worked
-}
+	number   uint64                 // in the near cache's keys; 0 is nearside's own user
+	sessions int                    // under users.mu
+	denied   atomic.Pointer[denial] // the fetch
+	split    atomic.Pointer[denial] // the transaction over both databases
+	told     atomic.Bool            // that nothing is cached for it
+	fetches  atomic.Bool            // it may run the fetch: one has worked
 
-// denial says that a user may not run the fetch, as long as nothing has changed.
-type denial struct {
-	stamp l1.Stamp
-	until int64
-}
-
-// mayFetch tells whether the two-step read is worth a try.
-func (u *aclUser) mayFetch(c *l1.Cache, now int64) bool {
-	d := u.denied.Load()
-	return d == nil || now >= d.until || !c.Current(d.stamp)
+	mu      sync.Mutex
+	proving chan struct{} // it is being found out whether it may
 }
 
 // users are those that sessions act as, and the proof of their rights.
@@ -142,19 +133,24 @@ func (u *users) rouse() {
 
 // doubt takes the proof back: another server may answer now.
 func (u *users) doubt() {
+	u.p.era.Store(new(serverEra))
 	u.mu.Lock()
 	u.doubts++
 	u.proof.Store(noProof)
+	u.own.fetches.Store(false)
+	for _, a := range u.byName {
+		a.fetches.Store(false)
+	}
 	u.mu.Unlock()
 	u.rouse()
 }
 
-// deny remembers that a user may not run the fetch.
-func (u *users) deny(a *aclUser) {
+// deny remembers that a user may not run the fetch, for which Redis had this line.
+func (u *users) deny(a *aclUser, line []byte) {
 	a.fetches.Store(false)
-	a.denied.Store(&denial{u.p.l1.Note(nil, 0), clockNow() + int64(deniedFor)})
+	a.denied.Store(u.p.newDenial())
 	if !a.told.Swap(true) {
-		u.p.log.Warn("nothing is cached for a Redis user that may not run MULTI, EXEC or PTTL", "user", a.name)
+		u.p.log.Warn("nothing is cached for a Redis user that may not run MULTI, EXEC or PTTL", "user", a.name, "error", string(cause(line)))
 	}
 }
 

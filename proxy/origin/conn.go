@@ -40,6 +40,7 @@ const (
 	pinned
 	dialled   // by Dial: the link
 	heartbeat // the watchdog's own
+	bare      // by DialBare: nobody has logged in
 )
 
 // Conn is one connection to the origin. All methods may be called from any
@@ -55,6 +56,7 @@ type Conn struct {
 	src   *loop.Source // what reads it, if that is a loop
 
 	pending pending
+	suspect atomic.Bool // Distrust was called
 	push    atomic.Pointer[func(frame []byte, batch *Batch)]
 	mode    atomic.Int32
 	ident   atomic.Pointer[ident]
@@ -349,6 +351,15 @@ func (c *Conn) Close(err error) {
 		err = ErrClosed
 	}
 	c.fail(err)
+}
+
+// Distrust is Close for a Sink that has found out, by the answer that it was given,
+// that the server does not take what was sent behind its request for what it is (it
+// queues it for a transaction that was never ended): nothing that has come since
+// is handed out as an answer.
+func (c *Conn) Distrust(err error) {
+	c.suspect.Store(true)
+	c.Close(err)
 }
 
 // Done is closed as soon as the connection is broken, before its sinks are told.

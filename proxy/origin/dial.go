@@ -111,7 +111,11 @@ func (o *Origin) connect(ctx context.Context, g Group, k kind) (*Conn, error) {
 
 	opt := *o.opt
 	o.secure(&opt)
-	c, err := o.handshake(ctx, &opt, g, k, !g.own())
+	if k == bare {
+		opt.Username, opt.Password = "", ""
+		return o.handshake(ctx, &opt, g, k, false)
+	}
+	c, err := o.enter(ctx, &opt, g, k)
 	if re, refused := errors.AsType[*RefusedError](err); refused && !re.client && re.login() && g.Password != "" {
 		opt.Username, opt.Password = g.User, g.Password
 		if d, err2 := o.handshake(ctx, &opt, g, k, false); err2 == nil || isRefused(err2) {
@@ -190,7 +194,7 @@ func (o *Origin) handshake(ctx context.Context, opt *redis.Options, g Group, k k
 // the group's user if auth says so.
 func (o *Origin) introduce(ctx context.Context, rc *redis.Conn, g Group, k kind, auth bool) (runID string, err error) {
 	args := []any{"info", "server"}
-	if o.cfg.SkipRunID || k == heartbeat {
+	if o.cfg.SkipRunID || k == heartbeat || k == bare {
 		args = []any{"ping"}
 	}
 	cmd := redis.NewRawCmd(ctx, args...)
@@ -201,6 +205,9 @@ func (o *Origin) introduce(ctx context.Context, rc *redis.Conn, g Group, k kind,
 	}
 	if b[0] == '-' && k != heartbeat { // to the heartbeat any answer is one
 		line := errorLine(b)
+		if k == bare && !strings.HasPrefix(line, "ERR") && !strings.HasPrefix(line, "DENIED") {
+			return "", nil // not logged in, or busy: neither keeps anybody from logging in
+		}
 		if !strings.HasPrefix(line, "NOPERM") && !strings.HasPrefix(line, "ERR unknown command") {
 			return "", &RefusedError{Line: line}
 		}

@@ -74,6 +74,8 @@ type Origin struct {
 	dials, dialErrors            atomic.Int64
 	lost, timedOut, heartbeatsNo atomic.Int64
 	dialError                    atomic.Pointer[error] // the last one
+
+	login atomic.Pointer[login] // what has let nearside in last
 }
 
 // Open parses and starts the watchdog. It does not dial.
@@ -119,6 +121,7 @@ func Open(cfg Config) (*Origin, error) {
 	}
 	o.ctx, o.cancel = context.WithCancel(context.Background())
 	o.groups.Store(&map[Group]*slots{})
+	o.login.Store(o.configured())
 	o.beat.init(o)
 	o.control = redis.NewClient(o.controlOptions())
 	o.wg.Go(o.watch)
@@ -137,6 +140,10 @@ func (o *Origin) controlOptions() *redis.Options {
 	opt.ReadTimeout = min(o.cfg.Timeout, 2*time.Second)
 	opt.WriteTimeout = opt.ReadTimeout
 	opt.PoolTimeout = opt.ReadTimeout
+	opt.CredentialsProvider = func() (string, string) {
+		l := o.login.Load()
+		return l.user, l.password
+	}
 	opt.Dialer = func(ctx context.Context, network, addr string) (net.Conn, error) {
 		now := opt // with the certificates of this moment
 		o.secure(&now)
@@ -230,7 +237,7 @@ func (o *Origin) Stats() Stats {
 		switch {
 		case c.kind == heartbeat:
 			continue
-		case c.kind == dialled:
+		case c.kind == dialled, c.kind == bare:
 			s.Dialled++
 		case c.kind == pinned:
 			if c.isOut.Load() {

@@ -114,6 +114,13 @@ func (o *Origin) start(f func()) bool {
 // try dials for a slot. Those who wait may leave; the connection stays.
 func (o *Origin) try(g Group, sl *slot, a *attempt) {
 	c, err := o.dial(o.ctx, g, shared, func(c *Conn) { c.slot = sl })
+	if err != nil && rejected(err) {
+		if other := o.sibling(g); other != nil {
+			a.c = other // not the slot's own: the next one to come tries again
+			o.finish(g, sl, a, nil, err)
+			return
+		}
+	}
 	o.finish(g, sl, a, c, err)
 }
 
@@ -135,7 +142,9 @@ func (o *Origin) finish(g Group, sl *slot, a *attempt, c *Conn, err error) {
 	if err != nil && !errors.Is(err, ErrClosed) {
 		o.cfg.Log.Debug("origin connection failed", "addr", o.opt.Addr, "db", g.DB, "error", err)
 	}
-	a.c, a.err = c, err
+	if a.c == nil {
+		a.c, a.err = c, err
+	}
 	close(a.done)
 }
 
@@ -164,6 +173,11 @@ func (o *Origin) Pin(ctx context.Context, g Group) (*Conn, error) {
 	o.mu.Unlock()
 
 	c, err := o.dial(ctx, g, pinned, func(c *Conn) { c.isOut.Store(true) })
+	if err != nil && rejected(err) {
+		if c := o.moveIdle(ctx, g); c != nil {
+			return c, nil
+		}
+	}
 	if err != nil {
 		o.mu.Lock()
 		o.out--
@@ -237,14 +251,7 @@ func (o *Origin) Expect(runID string) {
 	if !changed {
 		return
 	}
-	for _, s := range *o.groups.Load() { // what failed until now may have failed because of the old id
-		for i := range s.list {
-			sl := &s.list[i]
-			sl.mu.Lock()
-			sl.err, sl.backoff = nil, 0
-			sl.mu.Unlock()
-		}
-	}
+	o.retryNow(func(Group) bool { return true }) // what failed until now may have failed because of the old id
 }
 
 var errMoved = errors.New("it led to another server process")

@@ -190,6 +190,9 @@ func (r *reader) replies() error {
 		if err := r.frame(n); err != nil {
 			return err
 		}
+		if r.c.suspect.Load() {
+			return ErrClosed // fail has been told why
+		}
 	}
 	return nil
 }
