@@ -26,7 +26,7 @@ var documents = []string{
 // block is a fenced block of a document.
 type block struct{ document, language, text string }
 
-var fenced = regexp.MustCompile("(?ms)^```(\\w*)\n(.*?)^```$")
+var fenced = regexp.MustCompile("(?m)^```(\\w*)\n((?:[^`].*\n|\n)*)```$")
 
 func blocks(t *testing.T, document string) (all []block) {
 	t.Helper()
@@ -327,7 +327,7 @@ func TestReadmeSession(t *testing.T) {
 	out := bufio.NewScanner(started(t, "..", []string{"MAKEFLAGS="}, "make", "run", "ARGS=-listen 127.0.0.1:0 -admin 127.0.0.1:0"))
 	addr := ""
 	for addr == "" && out.Scan() {
-		if m := regexp.MustCompile(`^  clients +(\S+)$`).FindStringSubmatch(out.Text()); m != nil {
+		if m := regexp.MustCompile(`^ {2}clients +(\S+)$`).FindStringSubmatch(out.Text()); m != nil {
 			addr = m[1]
 		}
 	}
@@ -366,7 +366,7 @@ func TestReadmeInFrontOfRedis(t *testing.T) {
 	if err := os.Mkdir(filepath.Join(dir, "bin"), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.Symlink(nearside, filepath.Join(dir, "bin/nearside")); err != nil {
+	if err := os.Symlink(nearside, filepath.Join(dir, "bin", "nearside")); err != nil {
 		t.Fatal(err)
 	}
 	text := replaced(t, replaced(t, config.text, "127.0.0.1:6380", clients), "127.0.0.1:6379", redis)

@@ -78,7 +78,7 @@ func TestMetricsReference(t *testing.T) {
 	table := "| metric | type | what |\n| --- | --- | --- |\n"
 	for _, f := range families {
 		if strings.HasPrefix(f.name, "nearside_") {
-			table += fmt.Sprintf("| `%s` | %s | %s |\n", f.name, f.kind, strings.TrimSuffix(f.help, "."))
+			table += "| `" + f.name + "` | " + f.kind + " | " + strings.TrimSuffix(f.help, ".") + " |\n"
 		}
 	}
 	want := before + metricsBegin + "\n" + table + "\n" + metricsEnd + after

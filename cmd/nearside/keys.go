@@ -267,7 +267,8 @@ func denyKind(set setter) kind {
 func touchKind(parse func(string) error) kind {
 	return kind{
 		scalar(parse), "`auto`, `off` or duration of at least 1s",
-		schema{"anyOf": []any{words("auto", "off"), durationSchema(false)}}, nil,
+		schema{"anyOf": []any{words("auto", "off"), durationSchema(false)}},
+		nil,
 	}
 }
 

@@ -246,7 +246,7 @@ func TestSchemaTakesSamples(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		for i, m := range regexp.MustCompile("(?ms)^```yaml\n(.*?)^```$").FindAllSubmatch(b, -1) {
+		for i, m := range regexp.MustCompile("(?m)^```yaml\n((?:[^`].*\n|\n)*)```$").FindAllSubmatch(b, -1) {
 			texts[fmt.Sprintf("%s, block %d", name, i+1)] = m[1]
 		}
 	}
