@@ -25,6 +25,22 @@ Every command and subcommand of Redis 7.0. Generated from policy/table.go and po
 In a session at database 0, other commands whose keys lie in both databases are answered ` + "`-CROSSDB …`" + `. The near cache forgets what each write changes; "forgets
 everything" stands where Redis cannot say what a command changes. Commands that this table does not have (modules, newer Redis) are forwarded, and every argument counts as a key that
 they may write. A [barrier](../proxy/CONSISTENCY.md#barriers) makes later hits wait until earlier changes are known. Inside MULTI, from WATCH on and with CLIENT TRACKING on nothing is answered from the near cache.
+
+A **split** or **joined** command is one transaction. Where Redis refuses the user MULTI, SELECT or EXEC, or before 7.2 refuses all transactions because its memory is full, it runs as one
+command per database, one after the other, and is not atomic: another client may see it half done, and an error in the second database leaves what was done in the first. MSET is
+refused instead.
+
+## Rights
+
+What nearside answers itself needs the user's right to that command at Redis, and is refused in Redis's words without it; so do the answers from the near cache. NEARSIDE's
+own commands need a right at Redis that is near to what they do:
+
+| command | right |
+| --- | --- |
+| NEARSIDE HELP | none |
+| NEARSIDE STATS, NEARSIDE EXPLAIN, NEARSIDE AUDIT | INFO; the part of STATS that names key prefixes: SCAN |
+| NEARSIDE SLOWLOG GET, LEN, RESET | SLOWLOG GET, LEN, RESET |
+| NEARSIDE FLUSH, NEARSIDE AUDIT RESTORE | FLUSHALL |
 `
 
 // refusals says why a command is refused.

@@ -211,7 +211,7 @@ func TestAuditFindsLostInvalidation(t *testing.T) {
 // RESTORE needs the right to FLUSH, a rule, and that it is out.
 func TestAuditCommand(t *testing.T) {
 	redis := redistest.Start(t)
-	redis.Do("ACL", "SETUSER", "reader", "on", ">pw", "~*", "+@read", "+@connection")
+	redis.Do("ACL", "SETUSER", "reader", "on", ">pw", "~*", "+@read", "+info", "+@connection")
 	n := start(t, redis, nil)
 	own, reader := n.dial(), n.as("reader", "pw")
 	for _, test := range []struct {

@@ -159,7 +159,7 @@ func (s *session) cachedOne(raw []byte) {
 		p.m.rule(k.Rule.ID).coalesced.Inc()
 		return
 	}
-	f := &fetch{flight: flight, sent: s.now, rule: k.Rule, user: s.acl, via: c}
+	f := &fetch{flight: flight, sent: s.now, rule: k.Rule, user: s.acl, via: c, epoch: p.users.epoch.Load()}
 	buf := make([]byte, 0, len(id)+len(key)+len(raw))
 	buf = append(append(append(buf, id...), key...), raw...)
 	f.id, f.key, f.plain = buf[:len(id)], buf[len(id):len(id)+len(key)], buf[len(id)+len(key):]
@@ -298,8 +298,17 @@ func (s *session) cachedMany(raw []byte) {
 		s.forward(raw)
 		return
 	}
+	if s.readsByKey() {
+		s.bypass(bypassUser)
+		s.readThrough(raw)
+		return
+	}
 	if !s.synced && anyFenced(d.Keys) && !s.sync() {
 		s.readThrough(raw)
+		return
+	}
+	if !s.mayMGet() {
+		s.fetchMany(raw, l1.Absent)
 		return
 	}
 	lent := p.entries.get(len(d.Keys))
@@ -341,6 +350,11 @@ func (s *session) cachedMany(raw []byte) {
 	s.replyRaw(b)
 }
 
+// mayMGet tells whether Redis has answered this user an MGET.
+func (s *session) mayMGet() bool {
+	return s.acl.permits.mget.Load() == s.p.users.epoch.Load()
+}
+
 // replyHits sends an array of hits that is too large to be put together first:
 // a short request may ask for one large value many times.
 func (s *session) replyHits(head []byte, found []*l1.Entry) {
@@ -372,7 +386,9 @@ func (s *session) fetchMany(raw []byte, miss l1.Miss) {
 		s.replyOriginError(err)
 		return
 	}
-	f := &fetch{sent: s.now, many: make([]manyKey, len(d.Keys)), plain: bytes.Clone(raw), user: s.acl, via: c}
+	epoch := p.users.epoch.Load()
+	keeps := s.mayGet(s.args[d.Keys[0].Pos])
+	f := &fetch{sent: s.now, many: make([]manyKey, len(d.Keys)), plain: bytes.Clone(raw), user: s.acl, via: c, epoch: epoch, keeps: keeps}
 	keys := make([][]byte, len(d.Keys))
 	for i := range d.Keys {
 		k := &d.Keys[i]
@@ -409,6 +425,10 @@ func finishMany(sl *slot, b []byte, err error) []byte {
 		return reply
 	}
 	f.worked()
+	f.user.permits.mget.Store(f.epoch)
+	if !f.keeps {
+		return reply
+	}
 	_, rest, ok := origin.Elements(reply)
 	for i := 0; ok && i < len(f.many); i++ {
 		var value []byte

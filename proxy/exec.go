@@ -19,6 +19,10 @@ func (s *session) exec(raw []byte) {
 		s.replyError(errExecLost)
 		return
 	case t.dirty:
+		answer := s.refusal("exec")
+		if answer == nil {
+			answer = appendError(nil, errExecAbort)
+		}
 		// Redis does not know of the refusal: drop what it has queued.
 		sl := s.slot()
 		c := s.pin.conn
@@ -27,7 +31,7 @@ func (s *session) exec(raw []byte) {
 				return appendError(nil, errExecLost)
 			}
 			distrustOpen(c, b)
-			return appendError(nil, errExecAbort)
+			return answer
 		}
 		s.endTransaction()
 		s.rollback(&t)
@@ -125,6 +129,12 @@ func (s *session) endTransaction() {
 
 func (s *session) discard(raw []byte) {
 	t := s.tx
+	if !t.lost {
+		if line := s.refusal("discard"); line != nil { // the transaction stays open
+			s.abortLater(string(cause(line)), true)
+			return
+		}
+	}
 	s.endTransaction()
 	s.rollback(&t)
 	if t.lost {

@@ -55,6 +55,9 @@ var meanings = map[string]string{
 
 // explain is NEARSIDE EXPLAIN [command] key [arg ...].
 func (s *session) explain() {
+	if !s.mayRun("nearside|explain") {
+		return
+	}
 	x := explanation{s: s, args: s.args[2:], now: clockNow()}
 	if len(x.args) == 1 {
 		x.args = [][]byte{[]byte("GET"), x.args[0]}
@@ -299,6 +302,12 @@ func (x *explanation) lookUp() string {
 		x.now = s.now
 	}
 	many := d.Cmd == s.p.mget
+	if many && s.readsByKey() {
+		return bypassUser.String()
+	}
+	if many && !s.mayMGet() {
+		return l1.Absent.String()
+	}
 	for i := range d.Keys {
 		k := &d.Keys[i]
 		name, args := d.Cmd.Name, x.args[1:]

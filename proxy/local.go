@@ -20,6 +20,12 @@ func (s *session) answerLocal(raw []byte) {
 		return
 	}
 	s.p.m.local.Inc()
+	switch d.Cmd.Name { // the others ask for the rights of what they do
+	case "ping", "hello":
+		if !s.mayRun(d.Cmd.Name) {
+			return
+		}
+	}
 	switch name := d.Cmd.Name; {
 	case name == "ping":
 		switch {
@@ -82,6 +88,14 @@ func parseDB(args [][]byte) (n int, ok bool) {
 
 // selectDB is real: the origin is asked whether the database exists.
 func (s *session) selectDB() {
+	if !s.p.cfg.Embedded {
+		if n, _ := parseDB(s.args); s.mayRun("select") && s.awaitAnswers() { // what was sent belongs to the old database
+			s.db = n
+			s.p.databases.Store(n, struct{}{})
+			s.replyString(replyOK)
+		}
+		return
+	}
 	switch v, ok := parseLength(s.args[1]); {
 	case !ok:
 		s.replyError(errNotInteger)
@@ -328,6 +342,9 @@ func (s *session) info(raw []byte) {
 	}
 	own := s.infoSection(s.args[1:])
 	if own && len(s.args) == 2 && foldEqual(s.args[1], "nearside") {
+		if !s.mayRun("info") {
+			return
+		}
 		s.replyRaw(textReply(s.proto, s.p.infoText()))
 		return
 	}

@@ -41,6 +41,9 @@ func (s *session) nearside() {
 	case sub == "help" && len(s.args) == 2:
 		s.replyRaw(linesReply(nearsideHelp))
 	case sub == "stats" && len(s.args) == 2:
+		if !s.mayRun("nearside|stats") {
+			return
+		}
 		text := s.p.infoText() + s.p.rulesText()
 		if s.mayName() {
 			text += s.p.unmatchedText()

@@ -84,7 +84,9 @@ func (s *session) allowedSubscribed(d *policy.Decision) bool {
 		case "quit", "reset":
 			return true
 		case "ping":
-			s.pingSubscribed()
+			if d.Cmd.ArityOK(len(s.args)) && s.mayRun("ping") {
+				s.pingSubscribed()
+			}
 			return false
 		}
 	}

@@ -109,12 +109,14 @@ func (p *Proxy) auditNote() string {
 func (s *session) auditCommand() {
 	switch {
 	case len(s.args) == 2:
-		s.replyRaw(linesReply(s.p.auditLines()))
+		if s.mayRun("nearside|audit") {
+			s.replyRaw(linesReply(s.p.auditLines()))
+		}
 	case !foldEqual(s.args[2], "restore"):
 		s.replyError(errUnknownSub("nearside", string(s.args[2])))
 	case len(s.args) != 4:
 		s.replyError(errArity("nearside|audit"))
-	case s.mayRun("nearside|flush"): // whoever may empty the cache may fill it
+	case s.mayRun("nearside|audit restore"):
 		s.restoreRule(string(s.args[3]))
 	}
 }

@@ -175,6 +175,7 @@ func (sl *slot) begin() {
 		}
 	case writeEvery:
 		c.BeginAll()
+		sl.s.p.users.epoch.Add(1) // it may be what changes rights
 	}
 }
 
@@ -234,6 +235,7 @@ func (sl *slot) settle(b []byte, err error) (fenced bool) {
 	case writeHidden:
 		p.l1.Resume()
 	case writeEvery:
+		p.users.epoch.Add(1)
 		p.l1.EndAll()
 	}
 	if sl.untold && err == nil && !isError(b) {
@@ -264,6 +266,8 @@ type fetch struct {
 	user   *aclUser     // who asked
 	via    *origin.Conn // where it was sent
 	permit refills      // where it is counted; nil: nowhere
+	epoch  uint64       // of rights, when it was sent
+	keeps  bool         // an MGET whose values may be kept for GET
 	plain  []byte       // the request as the client sent it, should the two-step form be refused
 }
 

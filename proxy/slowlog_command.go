@@ -14,9 +14,11 @@ func (s *session) slowlogCommand() {
 	sub, rest := s.args[2], s.args[3:]
 	switch {
 	case foldEqual(sub, "len") && len(rest) == 0:
-		s.replyRaw(redcon.AppendInt(nil, int64(l.len())))
+		if s.mayRun("nearside|slowlog len") {
+			s.replyRaw(redcon.AppendInt(nil, int64(l.len())))
+		}
 	case foldEqual(sub, "reset") && len(rest) == 0:
-		if s.mayRun("nearside|slowlog") {
+		if s.mayRun("nearside|slowlog reset") {
 			l.reset()
 			s.replyString(replyOK)
 		}
@@ -29,7 +31,7 @@ func (s *session) slowlogCommand() {
 				return
 			}
 		}
-		if s.mayRun("nearside|slowlog") {
+		if s.mayRun("nearside|slowlog get") {
 			s.replyRaw(appendSlow(nil, l.latest(n)))
 		}
 	case foldEqual(sub, "len"), foldEqual(sub, "reset"), foldEqual(sub, "get"):

@@ -54,6 +54,9 @@ func isClient(c *policy.Command) bool {
 func (s *session) tracking(raw []byte) {
 	switch s.d.Cmd.Name {
 	case "client|getredir":
+		if !s.mayRun("client|getredir") {
+			return
+		}
 		if s.track {
 			s.replyRaw(redcon.AppendInt(nil, int64(s.redirect.Load())))
 		} else {

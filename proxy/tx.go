@@ -56,14 +56,20 @@ type txItem struct {
 // transactionCommand runs WATCH, UNWATCH, MULTI, EXEC and DISCARD outside MULTI.
 func (s *session) transactionCommand(raw []byte) {
 	t := &s.tx
-	switch s.d.Cmd.Name {
-	case "exec":
-		s.replyError(errExecNoMulti)
-		return
-	case "discard":
-		s.replyError(errDiscardNo)
+	switch name := s.d.Cmd.Name; name {
+	case "exec", "discard":
+		switch {
+		case !s.mayRun(name):
+		case name == "exec":
+			s.replyError(errExecNoMulti)
+		default:
+			s.replyError(errDiscardNo)
+		}
 		return
 	case "unwatch":
+		if !s.watching && !s.mayRun(name) {
+			return
+		}
 		t.lost = false
 		if !s.watching {
 			s.replyString(replyOK)
@@ -391,6 +397,10 @@ func (s *session) queueLocal(raw []byte) {
 	}
 	if name := s.d.Cmd.Name; name == "auth" || name == "hello" && !s.sameHello() {
 		s.abortLater("ERR nearside: "+name+" inside MULTI is not supported; send it before MULTI", true)
+		return
+	}
+	if line := s.refusal(rightOf(s.args, s.d.Cmd.Name)); line != nil {
+		s.abortLater(string(cause(line)), true)
 		return
 	}
 	n := len(raw)

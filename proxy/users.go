@@ -37,6 +37,8 @@ type aclUser struct {
 	told     atomic.Bool            // that nothing is cached for it
 	fetches  atomic.Bool            // it may run the fetch: one has worked
 
+	permits permits
+
 	mu      sync.Mutex
 	proving chan struct{} // it is being found out whether it may
 }
@@ -49,6 +51,9 @@ type users struct {
 	proof   atomic.Int64 // when the last good answer was asked for
 	refused atomic.Bool  // nearside may not ask
 
+	// epoch is another one whenever rights may have changed.
+	epoch atomic.Uint64
+
 	mu       sync.Mutex
 	byName   map[string]*aclUser
 	last     uint64
@@ -59,6 +64,8 @@ type users struct {
 	// Of the goroutine that asks.
 	conn *origin.Conn
 	list *[sha256.Size]byte // of the last good answer
+
+	apart atomic.Pointer[map[string]bool] // whether the rights of a user to GET and MGET may differ by key
 }
 
 const noProof = math.MinInt64 / 2
@@ -69,6 +76,15 @@ func (u *users) init(p *Proxy) {
 	u.byName = map[string]*aclUser{}
 	u.wake = make(chan struct{}, 1)
 	u.proof.Store(noProof)
+	u.epoch.Store(1)
+	u.apart.Store(&map[string]bool{})
+}
+
+// byKey tells whether the rights of a user to GET and MGET may differ by key, which
+// those of a user may that is too new to be known.
+func (u *users) byKey(name string) bool {
+	differ, known := (*u.apart.Load())[name]
+	return differ || !known
 }
 
 // proven tells whether the rights of users other than nearside's own are known
@@ -134,6 +150,7 @@ func (u *users) rouse() {
 // doubt takes the proof back: another server may answer now.
 func (u *users) doubt() {
 	u.p.era.Store(new(serverEra))
+	u.epoch.Add(1)
 	u.mu.Lock()
 	u.doubts++
 	u.proof.Store(noProof)
@@ -229,7 +246,12 @@ func (u *users) ask(ctx context.Context, doubts int) time.Duration {
 	}
 	list := sha256.Sum256(b) // it holds hashes of passwords: nothing else is kept
 	regained := u.refused.Swap(false)
+	if u.list == nil || *u.list != list {
+		byKey := rulesByKey(b)
+		u.apart.Store(&byKey)
+	}
 	if regained || u.list != nil && *u.list != list {
+		u.epoch.Add(1)
 		p.l1.InvalidateAll(fromRights)
 		p.m.invalidated(sourceRights)
 	}
