@@ -116,6 +116,7 @@ const (
 	quirkMove          // to database n
 	quirkSort          // BY, GET
 	quirkMGet          // cached key by key
+	quirkDebug         // POPULATE makes keys
 	quirkEval          // a script given by source
 	quirkEvalSHA       // a script given by its SHA1
 	quirkFCall         // a function: never known
@@ -256,7 +257,7 @@ func (c *Command) mark(word string) {
 	default:
 		c.quirk = map[string]quirk{
 			"if-block": quirkIfBlock, "set": quirkSet, "setnx": quirkSetNX, "copy": quirkCopy, "move": quirkMove, "sort": quirkSort,
-			"mget": quirkMGet, "eval": quirkEval, "evalsha": quirkEvalSHA, "fcall": quirkFCall,
+			"mget": quirkMGet, "debug": quirkDebug, "eval": quirkEval, "evalsha": quirkEvalSHA, "fcall": quirkFCall,
 		}[name]
 		if c.quirk == quirkNone {
 			panic("policy: unknown word: " + word)

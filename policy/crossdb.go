@@ -68,3 +68,19 @@ func (p *Policy) checkTarget(d *Decision, args [][]byte) {
 			printable(string(key)), home))
 	}
 }
+
+// placePopulate sends DEBUG POPULATE count prefix where the keys live that it makes: the prefix, a colon, a number.
+func (p *Policy) placePopulate(d *Decision, args [][]byte) {
+	if len(args) < 4 || !is(args[1], "populate") {
+		return
+	}
+	for digit := byte('0'); digit <= '9'; digit++ {
+		dbs := p.rules.prefixDBs(append(bytes.Clone(args[3]), ':', digit), false)
+		if len(dbs) > 1 || digit > '0' && dbs[0] != d.DB {
+			d.refuse(fmt.Sprintf("CROSSDB Keys in request don't live in the same database (nearside keeps '%s:…' in both %d and %d)",
+				printable(string(args[3])), p.rules.locksDB, p.rules.cacheDB))
+			return
+		}
+		d.DB = dbs[0]
+	}
+}

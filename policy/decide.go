@@ -72,6 +72,9 @@ type Decision struct {
 	Effect Effect // what it may change
 	Fence  Fence
 	Err    string // with RouteRefused: the error line without '-' and CRLF
+	// AskForm names a command in a form that the table does not know, of which the server has not been asked
+	// (LearnForm). Asking and deciding again gives a better decision; this one is safe.
+	AskForm string
 }
 
 // Decide fills d with what is to happen to the request args of a session at
@@ -100,26 +103,21 @@ func (p *Policy) Decide(d *Decision, sessionDB int, args [][]byte) {
 		d.Route = RouteLocal
 		return
 	case !c.ArityOK(len(args)):
-		return // Redis says so itself
+		p.decideOdd(d, sessionDB, args)
+		return
 	case c.subs != nil && len(args) > 1: // a subcommand nobody knows
 		p.decideUnknown(d, sessionDB, args, 2)
 		return
-	case c.opaque:
-		at := 1
-		if strings.Contains(c.Name, "|") {
-			at = 2
-		}
-		p.decideUnknown(d, sessionDB, args, at)
-		d.Route = c.route
+	case c.learned() && p.decideForm(d, sessionDB, args):
+		return
+	case c.opaque, c.learned() && c.Flags.Has(FlagMovableKeys):
+		p.decideOdd(d, sessionDB, args)
 		return
 	}
 
 	var ok bool
 	if d.Keys, ok = AppendKeys(d.Keys, c, args); !ok {
-		// Redis refuses it. Should Redis understand it after all, being newer, nothing it writes is missed.
-		if !c.Flags.Has(FlagReadonly) {
-			p.decideUnknown(d, sessionDB, args, 1)
-		}
+		p.decideOdd(d, sessionDB, args)
 		return
 	}
 	several := p.locate(d, sessionDB, args)
@@ -175,6 +173,9 @@ func (p *Policy) route(d *Decision, sessionDB int, args [][]byte, several bool) 
 	}
 	if sessionDB == 0 && c.quirk == quirkSort {
 		p.checkPatterns(d, args)
+	}
+	if sessionDB == 0 && c.quirk == quirkDebug {
+		p.placePopulate(d, args)
 	}
 	if c.quirk == quirkCopy || c.quirk == quirkMove {
 		p.checkTarget(d, args)

@@ -8,6 +8,7 @@
 //	command.go   what is known of one command; looking it up by name
 //	table.go     the one table of commands: arity, flags, key positions, route
 //	keys.go      finding the keys in a command's arguments
+//	form.go      forms of commands that the table does not have: what the server says
 //	rules.go     lock rules and cache rules; the longest prefix wins
 //	trie.go      finding the longest prefix
 //	script.go    scripts that are known to keep to their KEYS

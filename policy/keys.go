@@ -1,6 +1,9 @@
 package policy
 
-import "strings"
+import (
+	"slices"
+	"strings"
+)
 
 // keySpec is one entry of the table's keys column.
 type keySpec struct {
@@ -20,6 +23,7 @@ const (
 	specGeo              // GEORADIUS … STORE key, STOREDIST key
 	specStreams          // XREAD … STREAMS key … id …
 	specMigrate          // MIGRATE … KEYS key …, else the key at 3
+	specDebug            // DEBUG OBJECT key and its like
 )
 
 // parseKeySpec reads one entry of the keys column.
@@ -35,6 +39,8 @@ func parseKeySpec(s string) keySpec {
 		return keySpec{kind: specStreams, write: true}
 	case "migrate":
 		return keySpec{kind: specMigrate, write: true}
+	case "debug":
+		return keySpec{kind: specDebug}
 	}
 	spec := keySpec{write: s[0] == 'w', steps: 1}
 	switch s[0] {
@@ -102,6 +108,8 @@ func AppendKeys(dst []Key, c *Command, args [][]byte) ([]Key, bool) {
 			dst, ok = s.appendStreams(dst, args)
 		case specMigrate:
 			dst = appendMigrate(dst, base, args)
+		case specDebug:
+			dst = appendDebug(dst, args)
 		}
 		if !ok {
 			return dst[:base], false
@@ -248,6 +256,23 @@ func appendMigrate(dst []Key, base int, args [][]byte) []Key {
 			}
 			return dst
 		}
+	}
+	return dst
+}
+
+// debugKeys are the subcommands of DEBUG that look at one key.
+var debugKeys = []string{"object", "sdslen", "listpack", "ziplist", "quicklist", "htstats-key"}
+
+// appendDebug takes the keys that DEBUG looks at, of which COMMAND says nothing.
+func appendDebug(dst []Key, args [][]byte) []Key {
+	last := 2
+	if is(args[1], "digest-value") {
+		last = len(args) - 1
+	} else if !slices.ContainsFunc(debugKeys, func(name string) bool { return is(args[1], name) }) {
+		return dst
+	}
+	for pos := 2; pos <= last && pos < len(args); pos++ {
+		dst = append(dst, Key{Pos: pos})
 	}
 	return dst
 }

@@ -33,6 +33,9 @@ type knowledge struct {
 
 	learning sync.Mutex            // held by Learn
 	learned  atomic.Pointer[index] // replaced, never changed; nil: nothing learned
+
+	server string                           // the process that the forms are of
+	forms  atomic.Pointer[map[string]*Form] // replaced, never changed; by Command.Name
 }
 
 // New returns the policy of these rules.

@@ -18,6 +18,7 @@ package policy
 //	sort       STORE key: written
 //	store      STORE key, STOREDIST key: written
 //	streams    the first half of what follows STREAMS: read; wstreams: written
+//	debug      what DEBUG OBJECT and its like look at: read
 //	migrate    KEYS key …, when the argument at 3 is empty: written
 //
 // The last column, joined by commas; "-" is a command that is passed on:
@@ -28,7 +29,7 @@ package policy
 //	all        it may change more than it names: WritesAll
 //	release    as a write of a lock's key it never acquires the lock
 //	if-block   pinned only if BLOCK is among its options
-//	set setnx copy move sort mget eval evalsha fcall source:N   have code of their own in decide.go
+//	set setnx copy move sort debug mget eval evalsha fcall source:N   have code of their own in decide.go
 const table = `
 # string: strings
 append                         3 write,denyoom,fast                           w1          -
@@ -350,7 +351,7 @@ config|resetstat               2 admin,noscript,loading,stale                 - 
 config|rewrite                 2 admin,noscript,loading,stale                 -           -
 config|set                    -4 admin,noscript,loading,stale                 -           all
 dbsize                         1 readonly,fast                                -           view
-debug                         -2 admin,noscript,loading,stale                 -           all
+debug                         -2 admin,noscript,loading,stale                 debug       all,debug
 failover                      -1 admin,noscript,stale                         -           refused,all
 flushall                      -1 write                                        -           all
 flushdb                       -1 write                                        -           view,all

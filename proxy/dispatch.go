@@ -101,6 +101,12 @@ func (s *session) decide() {
 	if s.d.Cmd == nil && s.authed && s.learn(s.args[0]) {
 		s.set.policy.Decide(&s.d, s.db, s.args)
 	}
+	if s.d.AskForm != "" && s.authed {
+		s.blocking()
+		if s.p.learnForm(s.d.AskForm) {
+			s.set.policy.Decide(&s.d, s.db, s.args)
+		}
+	}
 }
 
 // learn is Proxy.learn, which asks the origin.

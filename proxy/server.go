@@ -15,6 +15,9 @@ import (
 
 // met looks at the run id of every new data connection.
 func (p *Proxy) met(runID string) {
+	if runID != "" {
+		p.current().policy.Met(runID)
+	}
 	if p.server.Load() == nil && p.ctx.Err() == nil {
 		p.wg.Go(func() { _, _ = p.facts() }) // whoever needs them asks again
 	}
@@ -33,6 +36,7 @@ func (p *Proxy) met(runID string) {
 // linkUp is told that changes are reported again, before hits are allowed.
 func (p *Proxy) linkUp(runID string) {
 	p.origin.Expect(runID)
+	p.current().policy.Met(runID)
 	p.server.Store(nil)
 	p.users.doubt()
 	p.databases.Clear()

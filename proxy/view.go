@@ -308,7 +308,7 @@ func (p *Proxy) sizes(dbs [2]int) (sizes [2]int64, err error) {
 func (s *session) someKey() ([]byte, error) {
 	p := s.p
 	walks := [2]walk{{p: p, db: p.cfg.LocksDB}, {p: p, db: p.cfg.CacheDB, pattern: prefixPattern(s.set.rules.Prefixes())}}
-	for _, begin := range []string{strconv.FormatUint(rand.Uint64(), 10), "0"} {
+	for _, begin := range []string{strconv.Itoa(int(rand.Int32())), "0"} {
 		for _, i := range rand.Perm(len(walks)) {
 			w := &walks[i]
 			for w.cursor = begin; w.cursor != ""; {
