@@ -60,6 +60,13 @@ const (
 // startProcess runs nearside on a unix socket; extra is added to its configuration.
 func startProcess(t testing.TB, redis *redistest.Server, extra string) *process {
 	t.Helper()
+	return startLimited(t, redis, 0, "", extra)
+}
+
+// startLimited is startProcess for a process that may open so many files, unless 0,
+// with an admin address.
+func startLimited(t testing.TB, redis *redistest.Server, files int, admin, extra string) *process {
+	t.Helper()
 	path, err := builtBinary()
 	if err != nil {
 		t.Fatal(err)
@@ -71,11 +78,14 @@ func startProcess(t testing.TB, redis *redistest.Server, extra string) *process 
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	p := &process{t: t, addr: "unix:" + filepath.Join(dir, "s"), log: &bytes.Buffer{}}
 	config := filepath.Join(dir, "nearside.yaml")
-	text := fmt.Sprintf("listen: [%q]\nadmin: \"\"\nredis: %s\nlocks:\n  rules:\n    - prefix: \"lock:\"\ncache:\n  memory: 64MiB\n  rules:\n    - prefix: \"product:\"\n      max_reply: 2MiB\n%s", p.addr, redis.URL(), extra)
+	text := fmt.Sprintf("listen: [%q]\nadmin: %q\nredis: %s\nlocks:\n  rules:\n    - prefix: \"lock:\"\ncache:\n  memory: 64MiB\n  rules:\n    - prefix: \"product:\"\n      max_reply: 2MiB\n%s", p.addr, admin, redis.URL(), extra)
 	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	p.cmd = exec.Command(path, "-config", config)
+	if files > 0 {
+		p.cmd = exec.Command("sh", "-c", `ulimit -n "$1" && exec "$2" -config "$3"`, "sh", strconv.Itoa(files), path, config)
+	}
 	p.cmd.Env = os.Environ()
 	p.cmd.Stdout, p.cmd.Stderr = p.log, p.log
 	if err := p.cmd.Start(); err != nil {

@@ -46,17 +46,18 @@ type Proxy struct {
 	verifier verifier
 	era      atomic.Pointer[serverEra] // another one when another server may answer
 
-	ctx       context.Context // ends with Run
-	cancel    context.CancelFunc
-	ready     chan struct{}
-	budget    *budget
-	over      chan struct{}
-	entries   entryPool
-	server    atomic.Pointer[serverFacts]
-	unknown   sync.Map // command names that the origin does not know either
-	unknowns  atomic.Int32
-	databases sync.Map     // int: databases that the origin has
-	missing   atomic.Int64 // the smallest number of one that it has not; 0: not known
+	ctx         context.Context // ends with Run
+	cancel      context.CancelFunc
+	ready       chan struct{}
+	budget      *budget
+	over        chan struct{}
+	descriptors descriptors
+	entries     entryPool
+	server      atomic.Pointer[serverFacts]
+	unknown     sync.Map // command names that the origin does not know either
+	unknowns    atomic.Int32
+	databases   sync.Map     // int: databases that the origin has
+	missing     atomic.Int64 // the smallest number of one that it has not; 0: not known
 
 	env       environ // of the sessions' conns
 	parking   lot     // of reads that wait for a fence
@@ -88,7 +89,8 @@ type Proxy struct {
 
 // New checks the configuration and puts the parts together; it connects to nothing.
 func New(cfg Config) (*Proxy, error) {
-	if err := cfg.fill(); err != nil {
+	err := cfg.fill()
+	if err != nil {
 		return nil, err
 	}
 	mode := cfg.Link
@@ -103,6 +105,10 @@ func New(cfg Config) (*Proxy, error) {
 		over:     make(chan struct{}, 1),
 		sessions: map[*session]struct{}{},
 	}
+	if p.descriptors, err = shareDescriptors(openFiles(), &cfg); err != nil {
+		return nil, err
+	}
+	p.sayFew(&cfg)
 	set, err := p.newRuleset(cfg, nil)
 	if err != nil {
 		return nil, err
@@ -127,7 +133,7 @@ func New(cfg Config) (*Proxy, error) {
 		return nil, err
 	}
 	if p.origin, err = origin.Open(origin.Config{
-		URL: cfg.Redis, Timeout: cfg.OriginTimeout, Connections: cfg.OriginConnections, MaxPinned: cfg.MaxPinned,
+		URL: cfg.Redis, Timeout: cfg.OriginTimeout, Connections: p.descriptors.shared, MaxPinned: p.descriptors.pinned, MaxConns: p.descriptors.conns,
 		OnConnect: p.met, Budget: p.budget, TLS: origin.TLS(cfg.RedisTLS), Log: cfg.Log, SkipRunID: cfg.Embedded,
 	}); err != nil {
 		p.l1.Close()
@@ -170,7 +176,7 @@ func New(cfg Config) (*Proxy, error) {
 	p.initParking()
 	if cfg.Admin != "" {
 		if p.admin, err = admin.New(admin.Config{
-			Addr: cfg.Admin, Token: cfg.AdminToken, TokenFile: cfg.AdminTokenFile, Log: cfg.Log,
+			Addr: cfg.Admin, Token: cfg.AdminToken, TokenFile: cfg.AdminTokenFile, Log: cfg.Log, MaxConns: p.descriptors.admin,
 		}, adminSource{p}); err != nil {
 			p.l1.Close()
 			p.origin.Close()

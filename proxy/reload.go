@@ -85,6 +85,9 @@ func (p *Proxy) Reload(next Config) ([]Change, error) {
 	if err != nil || len(changes) == 0 {
 		return nil, err
 	}
+	if next.MaxClients != old.cfg.MaxClients {
+		p.sayFew(&next)
+	}
 	set, err := p.newRuleset(next, old)
 	if err != nil {
 		return nil, err

@@ -93,7 +93,9 @@ func (p *Proxy) originError(err error) string {
 	case errors.Is(err, origin.ErrTimeout):
 		return "ERR nearside: Redis at " + p.origin.Addr() + " has not answered for origin_timeout (" + p.cfg.OriginTimeout.String() + "); the command may or may not have been executed"
 	case errors.Is(err, origin.ErrTooManyPinned):
-		return "ERR nearside: max_pinned (" + strconv.Itoa(p.cfg.MaxPinned) + ") connections to Redis are in use by transactions, blocking commands and subscriptions"
+		return "ERR nearside: max_pinned (" + strconv.Itoa(p.descriptors.pinned) + ") connections to Redis are in use by transactions, blocking commands and subscriptions"
+	case errors.Is(err, origin.ErrTooManyConns):
+		return "ERR nearside: no file descriptor is left for another connection to Redis: raise ulimit -n (LimitNOFILE= in systemd)"
 	}
 	return "ERR nearside: Redis at " + p.origin.Addr() + " cannot be reached: " + err.Error()
 }

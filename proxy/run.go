@@ -134,25 +134,38 @@ func (p *Proxy) closeListeners() {
 	}
 }
 
-// Accept errors that pass (no file descriptors left) are waited out.
-const acceptPause = 50 * time.Millisecond
+// What keeps nearside from accepting a client (no file descriptors left in the
+// system, a network that is down) passes and is waited out. It is logged once in a while.
+const (
+	acceptPause = 50 * time.Millisecond
+	acceptSays  = 10 * time.Second
+)
+
+// noListener tells whether an error of accept means that it will never work again.
+func noListener(err error) bool {
+	return errors.Is(err, syscall.EBADF) || errors.Is(err, syscall.EINVAL) || errors.Is(err, syscall.ENOTSOCK)
+}
 
 func (p *Proxy) accept(ln net.Listener) error {
+	var said time.Time
 	for {
 		conn, err := ln.Accept()
 		switch {
 		case errors.Is(err, net.ErrClosed):
 			return nil
-		case errors.Is(err, syscall.EMFILE), errors.Is(err, syscall.ENFILE), errors.Is(err, syscall.ECONNABORTED), errors.Is(err, syscall.ENOMEM):
-			p.log.Warn("cannot accept a client", "err", err)
+		case noListener(err):
+			return fmt.Errorf("accept: %w", err)
+		case err != nil:
+			if now := time.Now(); now.Sub(said) >= acceptSays {
+				p.log.Warn("cannot accept a client", "err", err)
+				said = now
+			}
 			select {
 			case <-time.After(acceptPause):
 			case <-p.ctx.Done():
 				return nil
 			}
 			continue
-		case err != nil:
-			return fmt.Errorf("accept: %w", err)
 		}
 		p.admit(conn)
 	}
@@ -161,7 +174,7 @@ func (p *Proxy) accept(ln net.Listener) error {
 // admit starts a session, unless there are too many.
 func (p *Proxy) admit(conn net.Conn) {
 	p.m.accepted.Inc()
-	if p.clients.Add(1) > int64(p.conf().MaxClients) {
+	if p.clients.Add(1) > p.maxClients() {
 		p.clients.Add(-1)
 		p.m.rejected.Inc()
 		// The error is a courtesy: whoever does not take it at once misses it, and

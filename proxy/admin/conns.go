@@ -7,7 +7,7 @@ import (
 	"sync"
 )
 
-// mostConns bounds the connections. Each takes a file descriptor, which clients and
+// mostConns is the default bound of the connections. Each takes a file descriptor, which clients and
 // Redis need, and whoever reaches the port can hold one for minutes without a token.
 const mostConns = 256
 
@@ -15,6 +15,7 @@ const mostConns = 256
 // for a request longest or, if none is, the one that has been at its request longest.
 // So whoever asks now is answered, an orchestrator's probe above all.
 type conns struct {
+	most          int
 	mu            sync.Mutex
 	waiting, busy list.List // of net.Conn; the front has been there longest
 	at            map[net.Conn]*place
@@ -37,7 +38,7 @@ func (s *conns) changed(c net.Conn, state http.ConnState) {
 			s.at = map[net.Conn]*place{}
 		}
 		s.at[c] = &place{&s.waiting, s.waiting.PushBack(c)}
-		if len(s.at) > mostConns {
+		if len(s.at) > s.most {
 			s.closeOne(c)
 		}
 	case http.StateIdle:

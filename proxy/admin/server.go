@@ -38,6 +38,7 @@ type Server struct {
 	tokens *tokens // nil: none is asked for
 	src    Source
 	log    *slog.Logger
+	conns  conns
 	ln     net.Listener
 }
 
@@ -48,6 +49,8 @@ type Config struct {
 	// ask. Both empty: everybody may.
 	Token, TokenFile string
 	Log              *slog.Logger
+	// MaxConns bounds the connections at one time. Default 256.
+	MaxConns int
 }
 
 // New returns a server that will listen on cfg.Addr.
@@ -56,7 +59,10 @@ func New(cfg Config, src Source) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Server{addr: cfg.Addr, tokens: t, src: src, log: cfg.Log}, nil
+	if cfg.MaxConns <= 0 {
+		cfg.MaxConns = mostConns
+	}
+	return &Server{addr: cfg.Addr, tokens: t, src: src, log: cfg.Log, conns: conns{most: cfg.MaxConns}}, nil
 }
 
 // Listen opens the listener. The address must be a loopback one unless a token is
@@ -98,7 +104,6 @@ func (s *Server) Serve(ctx context.Context) error {
 	if s.ln == nil {
 		return errors.New("admin: Serve before Listen")
 	}
-	var conns conns
 	srv := &http.Server{
 		Handler:           s.handler(),
 		ReadHeaderTimeout: headerTimeout,
@@ -106,7 +111,7 @@ func (s *Server) Serve(ctx context.Context) error {
 		WriteTimeout:      writeTimeout,
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    headerBytes,
-		ConnState:         conns.changed,
+		ConnState:         s.conns.changed,
 		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
 	}
 	done := make(chan error, 1)

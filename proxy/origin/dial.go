@@ -43,6 +43,12 @@ func (g Group) own() bool { return g.User == "" && g.Password == "" }
 
 // dial makes a connection for g, checks who answered, and starts its reader.
 func (o *Origin) dial(ctx context.Context, g Group, k kind, prepare func(*Conn)) (*Conn, error) {
+	if o.cfg.MaxConns > 0 && k != dialled && k != heartbeat {
+		if err := o.makeRoom(); err != nil {
+			return nil, err
+		}
+		defer o.opened()
+	}
 	o.dials.Add(1)
 	c, err := o.connect(ctx, g, k)
 	if err == nil {
@@ -62,6 +68,46 @@ func (o *Origin) dial(ctx context.Context, g Group, k kind, prepare func(*Conn))
 	o.dialErrors.Add(1)
 	o.dialError.Store(&err)
 	return nil, err
+}
+
+// makeRoom finds room for one more connection in Config.MaxConns, at the cost of idle
+// ones. opened is called when it is one of the origin's, or could not be made.
+func (o *Origin) makeRoom() error {
+	o.mu.Lock()
+	if len(o.conns)+o.opening < o.cfg.MaxConns {
+		o.opening++
+		o.mu.Unlock()
+		return nil
+	}
+	var surplus []*Conn
+	n := o.opening + 1
+	for c := range o.conns {
+		if c.kind != dialled && c.kind != heartbeat && c.Err() == nil {
+			n++
+		}
+	}
+	for ; n > o.cfg.MaxConns && len(o.idle) > 0; n-- {
+		surplus = append(surplus, o.idle[0])
+		o.idle = append(o.idle[:0], o.idle[1:]...)
+	}
+	room := n <= o.cfg.MaxConns
+	if room {
+		o.opening++
+	}
+	o.mu.Unlock()
+	for _, c := range surplus {
+		c.fail(ErrClosed)
+	}
+	if !room {
+		return ErrTooManyConns
+	}
+	return nil
+}
+
+func (o *Origin) opened() {
+	o.mu.Lock()
+	o.opening--
+	o.mu.Unlock()
 }
 
 // register makes c one of the origin's connections and starts its reader.

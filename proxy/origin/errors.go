@@ -21,6 +21,8 @@ var (
 	ErrTimeout = errors.New("origin timed out")
 	// ErrTooManyPinned: Config.MaxPinned connections are out.
 	ErrTooManyPinned = errors.New("too many pinned origin connections")
+	// ErrTooManyConns: Config.MaxConns connections are open, none of them idle.
+	ErrTooManyConns = errors.New("too many origin connections")
 	// ErrFull: too much waits to be written; see TrySend.
 	ErrFull = errors.New("too much is unsent on the origin connection")
 	// ErrClosed: Origin.Close or Conn.Close(nil) was called.

@@ -31,6 +31,9 @@ type Config struct {
 	Connections int
 	// MaxPinned bounds the pinned connections that are out at one time. Default 4096.
 	MaxPinned int
+	// MaxConns bounds the connections of all kinds, those of Dial and the watchdog
+	// excepted, which always find room. 0: nothing bounds them.
+	MaxConns int
 	// OnConnect is called with the run id of every new shared or pinned connection
 	// before it is used; "" if the server does not tell. It may call Expect. May be nil.
 	OnConnect func(runID string)
@@ -63,6 +66,9 @@ type Origin struct {
 	conns  map[*Conn]struct{}
 	idle   []*Conn // clean pinned ones, the longest unused first
 	out    int     // pinned ones that are owned or being dialled
+
+	freed   chan struct{} // closed when a pinned connection comes back; nil: nobody waits
+	opening int           // connections that Config.MaxConns bounds and that are being dialled
 
 	beat beat
 

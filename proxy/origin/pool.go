@@ -113,7 +113,9 @@ func (o *Origin) start(f func()) bool {
 
 // try dials for a slot. Those who wait may leave; the connection stays.
 func (o *Origin) try(g Group, sl *slot, a *attempt) {
-	c, err := o.dial(o.ctx, g, shared, func(c *Conn) { c.slot = sl })
+	c, err := o.patiently(o.ctx, func() (*Conn, error) {
+		return o.dial(o.ctx, g, shared, func(c *Conn) { c.slot = sl })
+	})
 	if err != nil && rejected(err) {
 		if other := o.sibling(g); other != nil {
 			a.c = other // not the slot's own: the next one to come tries again
@@ -148,9 +150,69 @@ func (o *Origin) finish(g Group, sl *slot, a *attempt, c *Conn, err error) {
 	close(a.done)
 }
 
+// patience is how long one waits for a pinned connection of somebody else to come
+// back before it is said that there are too many: transactions and joined commands
+// own theirs for a moment only.
+const patience = time.Second
+
 // Pin returns a connection for one owner, who gives it back with Unpin, also when
 // it broke.
 func (o *Origin) Pin(ctx context.Context, g Group) (*Conn, error) {
+	return o.patiently(ctx, func() (*Conn, error) { return o.pin(ctx, g) })
+}
+
+// patiently tries until there is room for another connection, but not for long.
+func (o *Origin) patiently(ctx context.Context, try func() (*Conn, error)) (*Conn, error) {
+	var over <-chan time.Time
+	for {
+		freed := o.awaitFreed()
+		c, err := try()
+		if !errors.Is(err, ErrTooManyPinned) && !errors.Is(err, ErrTooManyConns) {
+			return c, err
+		}
+		if freed == nil { // it has become tight in between
+			continue
+		}
+		if over == nil {
+			t := time.NewTimer(patience)
+			defer t.Stop()
+			over = t.C
+		}
+		select {
+		case <-freed:
+		case <-over:
+			return nil, err
+		case <-ctx.Done():
+			return nil, err
+		}
+	}
+}
+
+// awaitFreed returns what is closed when a pinned connection has come back. Asked for
+// before one looks, it misses none.
+func (o *Origin) awaitFreed() <-chan struct{} {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.freed == nil && o.tight() {
+		o.freed = make(chan struct{})
+	}
+	return o.freed
+}
+
+// tight tells, with mu held, whether a pinned connection may not be had.
+func (o *Origin) tight() bool {
+	return o.out >= o.cfg.MaxPinned || o.cfg.MaxConns > 0 && len(o.conns)+o.opening >= o.cfg.MaxConns
+}
+
+// wakePins lets those who wait for room look again. mu is held.
+func (o *Origin) wakePins() {
+	if o.freed != nil {
+		close(o.freed)
+		o.freed = nil
+	}
+}
+
+func (o *Origin) pin(ctx context.Context, g Group) (*Conn, error) {
 	o.mu.Lock()
 	if o.closed {
 		o.mu.Unlock()
@@ -181,6 +243,7 @@ func (o *Origin) Pin(ctx context.Context, g Group) (*Conn, error) {
 	if err != nil {
 		o.mu.Lock()
 		o.out--
+		o.wakePins()
 		o.mu.Unlock()
 		return nil, err
 	}
@@ -199,6 +262,7 @@ func (o *Origin) Unpin(c *Conn, clean bool) {
 
 	o.mu.Lock()
 	o.out--
+	o.wakePins()
 	keep := clean && !o.closed && !o.other(c) && c.Err() == nil
 	var surplus *Conn
 	if keep {
