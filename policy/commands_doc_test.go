@@ -17,14 +17,28 @@ Every command and subcommand of Redis 7.0. Generated from policy/table.go and po
 - **cached**: where its key lies under a cache rule, the answer may come from the near cache; else it is passed.
 - **passed**: sent to Redis as it is, its answer returned as it is. Shared connections; those that name a key under a lock rule have connections of their own.
 - **pinned**: runs on a connection to Redis that belongs to this client for as long as needed.
+- **private**: passed, on a connection to Redis that no other client uses meanwhile.
 - **local**: nearside answers it, in Redis's words.
 - **split**: a session at database 0 may name keys of both databases; it then runs as one transaction over both.
 - **joined**: for a session at database 0 it speaks of both databases as one.
 - **refused**: an error says so; send it to Redis itself.
 
 Of a session at database 0, other commands whose keys lie in both databases are answered ` + "`-CROSSDB …`" + `. What each write changes is forgotten by the near cache; "forgets
-everything" stands where Redis cannot say what a command changes. Commands that this table does not have (modules, newer Redis) are passed, and every argument counts as a key that
-they may write. Inside MULTI, from WATCH on and with CLIENT TRACKING on nothing is answered from the near cache.
+everything" stands where Redis cannot say what a command changes. Inside MULTI, from WATCH on and with CLIENT TRACKING on nothing is answered from the near cache.
+
+## Commands that this table does not have
+
+Of these (modules, newer servers) nearside asks Redis by COMMAND INFO, once for each process of Redis that it meets:
+
+- A command without a module's flag that reads or writes, has keys, and has no flags but write, readonly, denyoom, fast and movablekeys is **passed** on shared connections.
+- What Redis does not have is answered with Redis's own error and never sent, and so are names of commands and subcommands that contain a NUL.
+- All else is **private**: it runs on a connection to Redis of the client's own, which is kept until the client leaves or has not needed it for a minute, and then closed, never given to another client.
+  Such connections count in ` + "`max_pinned`" + `.
+- What may set something on its connection that later commands depend on, if Redis did not refuse it, keeps the client's later commands there too, past the near cache, until RESET: subcommands of CLIENT that this
+  table does not have, commands that are neither a module's nor an administrator's and have no keys, and everything unknown where nearside's user may not run COMMAND.
+
+Where it is not known which arguments are keys, every argument counts as a key that the command may write. Commands renamed by rename-command are what Redis says they are, whatever they are called, and a name of this table
+that Redis gives to another command is that one.
 `
 
 // refusals says why a command is refused.
@@ -48,6 +62,18 @@ var pins = map[Pin]string{
 	PinTracking: "Redis sends this client's invalidations on it",
 }
 
+// privates says why a row is private, foreign or state.
+var privates = map[string]string{
+	"debug":           "some of it changes its connection",
+	"flushall":        "from Redis 8 on it blocks its connection",
+	"acl|deluser":     "Redis closes the user's connections",
+	"acl|load":        "Redis closes the connections of users that are gone",
+	"module|load":     "it runs a module's code",
+	"module|loadex":   "it runs a module's code",
+	"module|unload":   "it runs a module's code",
+	"client|no-evict": "Redis keeps it for that connection; the client's later commands use it too",
+}
+
 // unexplained stands where a refused command has no reason in refusals, which the test reports.
 const unexplained = "(no reason given)"
 
@@ -66,6 +92,10 @@ func describe(c *Command) string {
 		switch c.Name {
 		case "client":
 			say("**local**; its subcommands speak of nearside's clients")
+		case "client|no-evict":
+			say("**private**: %s", privates[c.Name])
+		case "readonly", "readwrite", "asking":
+			say("**local**: nearside is the only node that the client sees, and a master; Redis is asked once what it answers")
 		case "info":
 			say("passed, with a section on nearside added")
 		case "auth", "hello":
@@ -96,6 +126,15 @@ func describe(c *Command) string {
 			say("**cached** without BY and GET")
 		case c.Cache:
 			say("**cached**")
+		case c.private:
+			why := privates[c.Name]
+			if strings.HasPrefix(c.Name, "cluster|") {
+				why = "it changes the cluster, and may wait for others"
+			}
+			if why == "" {
+				why = unexplained
+			}
+			say("**private**: %s", why)
 		default:
 			say("passed")
 		}

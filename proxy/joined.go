@@ -8,6 +8,7 @@ import (
 
 	"github.com/tidwall/redcon"
 
+	"nearside/policy"
 	"nearside/proxy/origin"
 )
 
@@ -279,7 +280,7 @@ func (s *session) runPlan(pl plan) ([][]byte, error) {
 // planConn returns the connection for a plan: while the client has CLIENT
 // TRACKING on its own, where Redis sees what it reads. An EXEC there would end a WATCH.
 func (s *session) planConn(db int) (*origin.Conn, error) {
-	if s.track && !s.watch {
+	if (s.track || s.settled) && !s.watch {
 		if err := s.acquire(db); err != nil {
 			return nil, err
 		}
@@ -380,7 +381,7 @@ func (s *session) mergeRandom(replies [][]byte) []byte {
 // matchOption returns SCAN's pattern, or nil.
 func matchOption(opts [][]byte) (pattern []byte) {
 	for i := 0; i+1 < len(opts); i++ {
-		if foldEqual(opts[i], "match") {
+		if policy.Is(opts[i], "match") {
 			pattern = opts[i+1]
 			i++
 		}

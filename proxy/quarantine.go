@@ -110,7 +110,7 @@ func (s *session) auditCommand() {
 	switch {
 	case len(s.args) == 2:
 		s.replyRaw(linesReply(s.p.auditLines()))
-	case !foldEqual(s.args[2], "restore"):
+	case !policy.Is(s.args[2], "restore"):
 		s.replyError(errUnknownSub("nearside", string(s.args[2])))
 	case len(s.args) != 4:
 		s.replyError(errArity("nearside|audit"))

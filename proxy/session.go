@@ -77,9 +77,10 @@ type session struct {
 	track   bool    // CLIENT TRACKING is on
 	target  bool    // another session's invalidations are redirected to this one's pinned connection
 	bcast   bool
-	noEvict bool
 	caching caching
 	monitor bool
+
+	privacy // of the owned connection: private.go
 
 	unwatch chan struct{} // closed when the loss of the pinned connection no longer matters
 
@@ -221,7 +222,7 @@ func (s *session) batch() bool {
 			s.tick()
 		}
 	}
-	if s.pin != nil && !s.needsPin() {
+	if s.pin != nil && !s.needsPin() && !s.keepsPrivate() {
 		if !s.awaitAnswers() {
 			return false
 		}
