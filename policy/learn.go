@@ -3,6 +3,7 @@ package policy
 import (
 	"bytes"
 	"maps"
+	"slices"
 	"strings"
 )
 
@@ -84,6 +85,9 @@ func TableNames() []string {
 	}
 	return names
 }
+
+// Names are all names of the table, subcommands as "container|sub".
+func Names() []string { return slices.Clone(rowNames) }
 
 // Server is the run id of the process whose commands are known.
 func (p *Policy) Server() string { return p.lessons.Load().server }
