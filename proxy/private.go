@@ -61,16 +61,16 @@ func (s *session) private(raw []byte) {
 		s.sendPinned(sl, d.DB, raw, 1)
 		return
 	}
-	accepted := false
+	accepted := new(atomic.Bool) // if the client has left, the answer may still come
 	sl.finish = func(_ *slot, b []byte, err error) []byte {
 		if err != nil {
 			return appendError(nil, s.p.originError(err))
 		}
-		accepted = !isError(b)
+		accepted.Store(!isError(b))
 		return b
 	}
 	s.sendBlocking(sl, raw)
-	if accepted && s.pin != nil {
+	if accepted.Load() && s.pin != nil {
 		s.settle()
 	}
 }
