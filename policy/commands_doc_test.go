@@ -110,7 +110,11 @@ func describe(c *Command) string {
 			say("**pinned**: %s", pins[c.Pin])
 		}
 	case RouteView:
-		say("**joined** at database 0, else passed")
+		if c.private {
+			say("**joined** at database 0, else **private**: %s", privates["flushall"])
+		} else {
+			say("**joined** at database 0, else passed")
+		}
 	case RouteSplit:
 		switch {
 		case c.quirk == quirkMGet:

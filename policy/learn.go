@@ -155,6 +155,15 @@ func (p *Policy) LearnFrom(server string, in Info) bool {
 	return true
 }
 
+// Forget forgets what was learned of names that are not in the table: modules come and go.
+func (p *Policy) Forget() {
+	p.learning.Lock()
+	defer p.learning.Unlock()
+	if have := p.lessons.Load(); len(have.learned) > 0 {
+		p.lessons.Store(&lessons{server: have.server, changed: have.changed})
+	}
+}
+
 // Doubt forgets which names the origin does not have: a module may have been loaded.
 func (p *Policy) Doubt() {
 	p.learning.Lock()

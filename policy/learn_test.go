@@ -42,7 +42,7 @@ var kinds = map[string]string{
 	"client|list": byItself, "client|pause": byItself, "client|unblock": byItself, "client|unpause": byItself,
 	"ping": byItself, "info": byItself, "nearside": byItself,
 	// They block their connection on some server, or have Redis close it.
-	"flushall": whileRun, "acl|deluser": whileRun, "acl|load": whileRun,
+	"flushall": whileRun, "flushdb": whileRun, "acl|deluser": whileRun, "acl|load": whileRun,
 	"module|load": whileRun, "module|loadex": whileRun, "module|unload": whileRun,
 	"cluster|addslots": whileRun, "cluster|addslotsrange": whileRun, "cluster|bumpepoch": whileRun, "cluster|delslots": whileRun, "cluster|delslotsrange": whileRun,
 	"cluster|failover": whileRun, "cluster|flushslots": whileRun, "cluster|forget": whileRun, "cluster|meet": whileRun, "cluster|replicate": whileRun,

@@ -356,7 +356,7 @@ dbsize                         1 readonly,fast                                - 
 debug                         -2 admin,noscript,loading,stale                 -           all,foreign
 failover                      -1 admin,noscript,stale                         -           refused,all
 flushall                      -1 write                                        -           all,private
-flushdb                       -1 write                                        -           view,all
+flushdb                       -1 write                                        -           view,all,private
 info                          -1 loading,stale                                -           local
 lastsave                       1 loading,stale,fast                           -           -
 latency                       -2 -                                            -           -

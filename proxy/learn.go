@@ -18,30 +18,43 @@ type learning struct {
 	mu      sync.Mutex   // one process is asked at a time
 	asked   atomic.Value // string: the run id of the process that has answered or will not
 	refused atomic.Bool  // nearside's own user may not ask
+	told    atomic.Bool  // … which was logged
+	foreign atomic.Int64 // connections that sessions have made foreign
 	met     atomic.Bool  // one has answered or will not
 	fixed   sync.Map     // string: []byte, what READONLY and its like are answered
 }
 
-// learnEvery is how often it is forgotten which names do not exist, since a module
-// may have been loaded, and how often a process is asked again that could not answer.
-const learnEvery = time.Second
+// How often it is forgotten which names do not exist, since a module may have been
+// loaded, and what has been said of modules' commands and of nearside's rights. A
+// process that could not answer is asked again as often as the first.
+const (
+	learnEvery  = time.Second
+	forgetEvery = time.Minute
+)
 
 // keepLearning does that until ctx ends, and lets connections of sessions go that
 // these have not needed for a while.
 func (p *Proxy) keepLearning(ctx context.Context) {
-	tick := time.NewTicker(learnEvery)
+	tick, minute := time.NewTicker(learnEvery), time.NewTicker(forgetEvery)
 	defer tick.Stop()
+	defer minute.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
+		case <-minute.C:
+			p.learning.refused.Store(false)
+			p.current().policy.Forget()
+			continue
 		case <-tick.C:
 		}
 		p.current().policy.Doubt()
 		if id := p.link.RunID(); p.linked && id != "" {
 			p.meet(id)
 		}
-		p.dropPrivates()
+		if p.learning.foreign.Load() > 0 {
+			p.dropPrivates()
+		}
 	}
 }
 
@@ -138,7 +151,8 @@ func (p *Proxy) commandInfo(ctx context.Context, c *origin.Conn, names []string)
 		if cannotAnswer(b) {
 			return nil, false, true
 		}
-		if noPerm(b) && !p.learning.refused.Swap(true) {
+		p.learning.refused.Store(noPerm(b))
+		if noPerm(b) && !p.learning.told.Swap(true) {
 			p.log.Warn("nearside's own user may not run COMMAND INFO: every command that nearside's table does not have takes a connection of its client's own; grant +command|info", "user", p.origin.User())
 		}
 		return nil, false, false

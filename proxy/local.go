@@ -210,6 +210,7 @@ func (s *session) unpinDirty() {
 	s.monitors.Store(false)
 	s.caching = caching{}
 	s.subs.forget(s)
+	s.disclaim(pin)
 	s.p.origin.Unpin(pin.conn, false)
 }
 

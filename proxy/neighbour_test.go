@@ -372,7 +372,9 @@ func neighbours(t *testing.T, redis *redistest.Server, n *nearside, seed uint64,
 		}
 		v.c.Close()
 	}
-	n.eventually("everything is given back", func() bool { return n.origin.Stats().Pinned == 0 && len(n.sessionList()) == 0 })
+	n.eventually("everything is given back", func() bool {
+		return n.origin.Stats().Pinned == 0 && len(n.sessionList()) == 0 && n.learning.foreign.Load() == 0
+	})
 	if checked < 1000 || counts["newer"] == 0 || counts["hurtful, NUL in the name"] == 0 || n.m.private.Get() == 0 {
 		t.Error("that was not much of an attack")
 	}

@@ -67,7 +67,7 @@ func (s *session) unpin() {
 	s.unwatchPin()
 	pin := s.pin
 	s.pin = nil
-	s.privateAt.Store(0)
+	s.disclaim(pin)
 	pin.conn.Reselect(pin.db)
 	s.p.origin.Unpin(pin.conn, !pin.foreign && pin.conn.Err() == nil)
 }
@@ -78,6 +78,7 @@ func (s *session) abandon() {
 	s.unwatchPin()
 	if pin := s.pin; pin != nil {
 		s.pin = nil
+		s.disclaim(pin)
 		pin.conn.Close(errSessionGone)
 		s.p.origin.Unpin(pin.conn, false)
 	}

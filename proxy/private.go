@@ -75,6 +75,14 @@ func (s *session) private(raw []byte) {
 	}
 }
 
+// disclaim counts a pinned connection that the session parts with.
+func (s *session) disclaim(pin *pinned) {
+	s.privateAt.Store(0)
+	if pin.foreign {
+		s.p.learning.foreign.Add(-1)
+	}
+}
+
 // settle makes later data commands use the pinned connection, unless the command has
 // just taken back all that was set there.
 func (s *session) settle() {
@@ -112,7 +120,10 @@ func (s *session) unwatchIfQuiet() {
 
 // claim makes the pinned connection foreign.
 func (s *session) claim() {
-	s.pin.foreign = true
+	if !s.pin.foreign {
+		s.pin.foreign = true
+		s.p.learning.foreign.Add(1)
+	}
 	s.privateAt.Store(max(clockNow(), 1))
 }
 

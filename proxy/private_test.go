@@ -423,3 +423,25 @@ func TestUnknownWhereNothingCanBeAsked(t *testing.T) {
 	c.Close()
 	n.eventually("nothing is pinned", func() bool { return n.origin.Stats().Pinned == 0 })
 }
+
+// TestClusterWords: with a cluster as origin nearside is the only node that its clients
+// see, and a master.
+func TestClusterWords(t *testing.T) {
+	anyServer(t, func(t *testing.T, name redistest.Name) {
+		redis := redistest.StartNamed(t, name, "--cluster-enabled", "yes")
+		n := launch(t, redis.URL(), func(c *Config) { oneWire(c); c.CacheDB = 0; c.Link = "none" })
+		c := n.dial()
+		for _, word := range []string{"READONLY", "READWRITE", "ASKING", "readonly"} {
+			want(t, c, "OK", word)
+			if got := c.Do(word, "x"); !strings.HasPrefix(got, "-ERR wrong number of arguments") {
+				t.Errorf("%s x is answered %s", word, got)
+			}
+		}
+		want(t, c, "OK", "MULTI")
+		want(t, c, "QUEUED", "READONLY")
+		want(t, c, "[OK]", "EXEC")
+		if st := n.origin.Stats(); st.Pinned != 0 {
+			t.Errorf("%+v", st)
+		}
+	})
+}
