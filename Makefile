@@ -49,6 +49,10 @@ endif
 diff: deps ## random commands at Redis and through nearside, compared for SECONDS
 	NEARSIDE_DIFF_SECONDS=$(SECONDS) $(GO) test -race -timeout 0 -count 1 -v -run DifferentialRandom ./proxy
 
+.PHONY: hostile
+hostile: deps ## one client attacks, its neighbours check every reply, for SECONDS (NEARSIDE_TEST_SERVER names another server)
+	NEARSIDE_HOSTILE_SECONDS=$(SECONDS) $(GO) test -race -timeout 0 -count 1 -v -run Neighbours ./proxy
+
 .PHONY: lint
 lint: $(GOLANGCI) ## golangci-lint, formatting and import arrows included
 	$(GOLANGCI) run

@@ -95,6 +95,10 @@ type Command struct {
 	route     Route // RoutePass unless its row says otherwise
 	quirk     quirk
 	writesAll bool // WritesAll
+	private   bool // Decision.Private
+	foreign   bool // Decision.Foreign
+	state     bool // Decision.MaySet
+	container bool // has subcommands, of which the table may know none
 	release   bool // as a write of a lock's key it never acquires the lock
 	opaque    bool // learned, and what it may change cannot be known: treated as an unknown command
 	keys      []keySpec
@@ -123,8 +127,12 @@ const (
 	quirkSource        // carries a script's source without running it as a writer
 )
 
-// maxName is longer than every name in the table.
-const maxName = 32
+// maxName is longer than every name in the table, MaxName longer than those that
+// the origin is asked about.
+const (
+	maxName = 32
+	MaxName = 64
+)
 
 // index finds commands by their lower-case names.
 type index map[string]*Command
@@ -213,7 +221,7 @@ func parseTable(text string) (index, []string) {
 				panic("policy: a subcommand stands before its container: " + line)
 			}
 			if parent.subs == nil {
-				parent.subs = index{}
+				parent.subs, parent.container = index{}, true
 			}
 			home, name = parent.subs, sub
 		}
@@ -250,6 +258,12 @@ func (c *Command) mark(word string) {
 		c.Hash = true
 	case "all":
 		c.writesAll = true
+	case "private":
+		c.private = true
+	case "foreign":
+		c.private, c.foreign = true, true
+	case "state":
+		c.private, c.foreign, c.state = true, true, true
 	case "release":
 		c.release = true
 	case "source":

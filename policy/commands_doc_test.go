@@ -17,14 +17,28 @@ Every command and subcommand of Redis 7.0. Generated from policy/table.go and po
 - **cached**: where its key lies under a cache rule, the answer may come from the near cache; else it is forwarded.
 - **forwarded**: sent to Redis as it is, its answer returned as it is. Connections are shared; commands that name a key under a lock rule have connections of their own.
 - **pinned**: runs on a connection to Redis that belongs to this client for as long as needed.
+- **private**: forwarded, on a connection to Redis that no other client uses meanwhile.
 - **local**: nearside answers it, in Redis's words.
 - **split**: a session at database 0 may name keys of both databases; nearside then scatters them over both inside one transaction and gathers the answers.
 - **joined**: for a session at database 0 it covers both databases as one; nearside gathers the answers.
 - **refused**: an error says so; send it to Redis itself.
 
 In a session at database 0, other commands whose keys lie in both databases are answered ` + "`-CROSSDB …`" + `. The near cache forgets what each write changes; "forgets
-everything" stands where Redis cannot say what a command changes. Commands that this table does not have (modules, newer Redis) are forwarded, and every argument counts as a key that
-they may write. A [barrier](../proxy/CONSISTENCY.md#barriers) makes later hits wait until earlier changes are known. Inside MULTI, from WATCH on and with CLIENT TRACKING on nothing is answered from the near cache.
+everything" stands where Redis cannot say what a command changes. A [barrier](../proxy/CONSISTENCY.md#barriers) makes later hits wait until earlier changes are known. Inside MULTI, from WATCH on and with CLIENT TRACKING on nothing is answered from the near cache.
+
+## Commands that this table does not have
+
+Of these (modules, newer servers) nearside asks Redis by COMMAND INFO, once for each process of Redis that it meets:
+
+- A command without a module's flag that reads or writes, has keys, and has no flags but write, readonly, denyoom, fast and movablekeys is **forwarded** on shared connections.
+- What Redis does not have is answered with Redis's own error and never sent, and so are names of commands and subcommands that contain a NUL.
+- All else is **private**: it runs on a connection to Redis of the client's own, which is kept until the client leaves or has not needed it for a minute, and then closed, never given to another client.
+  Such connections count in ` + "`max_pinned`" + `.
+- What may set something on its connection that later commands depend on, if Redis did not refuse it, keeps the client's later commands there too, past the near cache, until RESET: subcommands of CLIENT that this
+  table does not have, commands that are neither a module's nor an administrator's and have no keys, and everything unknown where nearside's user may not run COMMAND.
+
+Where it is not known which arguments are keys, every argument counts as a key that the command may write. Commands renamed by rename-command are what Redis says they are, whatever they are called, and a name of this table
+that Redis gives to another command is that one.
 
 A **split** or **joined** command is one transaction. Where Redis refuses the user MULTI, SELECT or EXEC, or before 7.2 refuses all transactions because its memory is full, it runs as one
 command per database, one after the other, and is not atomic: another client may see it half done, and an error in the second database leaves what was done in the first. MSET is
@@ -72,6 +86,18 @@ var views = map[string]string{
 	"scan":      "one database after the other",
 }
 
+// privates says why a row is private, foreign or state.
+var privates = map[string]string{
+	"debug":           "some of it changes its connection",
+	"flushall":        "from Redis 8 on it blocks its connection",
+	"acl|deluser":     "Redis closes the user's connections",
+	"acl|load":        "Redis closes the connections of users that are gone",
+	"module|load":     "it runs a module's code",
+	"module|loadex":   "it runs a module's code",
+	"module|unload":   "it runs a module's code",
+	"client|no-evict": "Redis keeps it for that connection; the client's later commands use it too",
+}
+
 // unexplained stands where a refused command has no reason in refusals, which the test reports.
 const unexplained = "(no reason given)"
 
@@ -90,6 +116,10 @@ func describe(c *Command) string {
 		switch c.Name {
 		case "client":
 			say("**local**; its subcommands speak of nearside's clients")
+		case "client|no-evict":
+			say("**private**: %s", privates[c.Name])
+		case "readonly", "readwrite", "asking":
+			say("**local**: nearside is the only node that the client sees, and a master; Redis is asked once what it answers")
 		case "info":
 			say("forwarded, with a section on nearside added")
 		case "auth", "hello":
@@ -104,7 +134,11 @@ func describe(c *Command) string {
 			say("**pinned**: %s", pins[c.Pin])
 		}
 	case RouteView:
-		say("**joined** at database 0, else forwarded")
+		if c.private {
+			say("**joined** at database 0, else **private**: %s", privates["flushall"])
+		} else {
+			say("**joined** at database 0, else forwarded")
+		}
 		if why := views[c.Name]; why != "" {
 			say("%s", why)
 		}
@@ -123,6 +157,15 @@ func describe(c *Command) string {
 			say("**cached** without BY and GET")
 		case c.Cache:
 			say("**cached**")
+		case c.private:
+			why := privates[c.Name]
+			if strings.HasPrefix(c.Name, "cluster|") {
+				why = "it changes the cluster, and may wait for others"
+			}
+			if why == "" {
+				why = unexplained
+			}
+			say("**private**: %s", why)
 		default:
 			say("forwarded")
 		}

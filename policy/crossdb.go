@@ -23,20 +23,20 @@ func crossed(keys []Key, args [][]byte) string {
 // the database it does not run in: it would sort by nothing, silently.
 func (p *Policy) checkPatterns(d *Decision, args [][]byte) {
 	for i := 2; i+1 < len(args); i++ {
-		if is(args[i], "limit") {
+		if Is(args[i], "limit") {
 			i += 2
 			continue
 		}
-		if is(args[i], "store") {
+		if Is(args[i], "store") {
 			i++
 			continue
 		}
-		if !is(args[i], "by") && !is(args[i], "get") {
+		if !Is(args[i], "by") && !Is(args[i], "get") {
 			continue
 		}
 		i++
 		// Only the first * is replaced; without one no key is read.
-		literal, _, found := bytes.Cut(args[i], []byte("*"))
+		literal, _, found := bytes.Cut(cString(args[i]), []byte("*"))
 		if !found {
 			continue
 		}
@@ -71,7 +71,7 @@ func (p *Policy) checkTarget(d *Decision, args [][]byte) {
 
 // placePopulate sends DEBUG POPULATE count prefix where the keys live that it makes: the prefix, a colon, a number.
 func (p *Policy) placePopulate(d *Decision, args [][]byte) {
-	if len(args) < 4 || !is(args[1], "populate") {
+	if len(args) < 4 || !Is(args[1], "populate") {
 		return
 	}
 	for digit := byte('0'); digit <= '9'; digit++ {

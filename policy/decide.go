@@ -1,7 +1,6 @@
 package policy
 
 import (
-	"bytes"
 	"strconv"
 	"strings"
 )
@@ -75,18 +74,41 @@ type Decision struct {
 	// AskForm names a command in a form that the table does not know, of which the server has not been asked
 	// (LearnForm). Asking and deciding again gives a better decision; this one is safe.
 	AskForm string
+
+	// With whom it may share an origin connection: see learn.go.
+	Private bool // with nobody: it needs one that the session owns while it runs …
+	Foreign bool // … and that no other session may get afterwards
+	MaySet  bool // … and on which the session's later commands depend, if it has not failed
+	strange strange
+	lessons *lessons // that it was decided by
 }
 
 // Decide fills d with what is to happen to the request args of a session at
 // database sessionDB. It reuses d.Keys and keeps no reference to args.
 func (p *Policy) Decide(d *Decision, sessionDB int, args [][]byte) {
+	p.decide(d, sessionDB, args)
+	if c := d.Cmd; d.strange != notStrange {
+		d.Private, d.Foreign, d.MaySet = true, true, true
+	} else if c != nil && (c.private || c.route == RoutePin && d.Route == RoutePass) {
+		// A command that can be pinned, in a form that is not: Redis refuses it, but newer servers may not.
+		d.Private = c.private || c.quirk != quirkIfBlock || blocks(args)
+		d.Foreign = c.foreign || !c.private && d.Private
+		d.MaySet = c.state
+	}
+}
+
+func (p *Policy) decide(d *Decision, sessionDB int, args [][]byte) {
 	*d = Decision{Keys: d.Keys[:0], DB: p.rules.home(sessionDB)}
 	if len(args) == 0 {
 		return
 	}
-	c := p.lookup(args)
+	var c *Command
+	c, d.strange, d.lessons = p.lookup(args)
 	d.Cmd = c
 	if len(p.deny) != 0 && p.denied(d, args) {
+		return
+	}
+	if d.strange != notStrange && p.nobody(d, args) {
 		return
 	}
 	switch {
@@ -105,7 +127,7 @@ func (p *Policy) Decide(d *Decision, sessionDB int, args [][]byte) {
 	case !c.ArityOK(len(args)):
 		p.decideOdd(d, sessionDB, args)
 		return
-	case c.subs != nil && len(args) > 1: // a subcommand nobody knows
+	case c.container && len(args) > 1: // a subcommand nobody knows
 		p.decideUnknown(d, sessionDB, args, 2)
 		return
 	case c.learned() && p.decideForm(d, sessionDB, args):
@@ -219,7 +241,7 @@ func (p *Policy) quirks(d *Decision, args [][]byte) {
 	switch d.Cmd.quirk {
 	case quirkSet:
 		for _, arg := range args[3:] {
-			if is(arg, "nx") {
+			if Is(arg, "nx") {
 				d.Fence |= FenceLock // a lock, by rule or not
 			}
 		}
@@ -279,13 +301,15 @@ func (d *Decision) refuse(err string) {
 
 // denied applies Options.Deny.
 func (p *Policy) denied(d *Decision, args [][]byte) bool {
-	var name string
+	said := Word(args[0]) // where it has been renamed both names count
+	name := said
 	if d.Cmd != nil {
 		name = d.Cmd.Name
-	} else {
-		name = string(bytes.ToLower(args[0]))
 	}
-	container, _, _ := strings.Cut(name, "|")
+	container, sub, _ := strings.Cut(name, "|")
+	if sub == "" && len(args) > 1 && (d.Cmd == nil || d.Cmd.container) {
+		sub = Word(args[1]) // one that neither the table nor the origin has told of
+	}
 	switch {
 	case p.deny[name]:
 		if d.Cmd != nil {
@@ -294,8 +318,12 @@ func (p *Policy) denied(d *Decision, args [][]byte) bool {
 		}
 	case p.deny[container]:
 		name = container
-	case len(args) > 1 && (d.Cmd == nil || d.Cmd.subs != nil) && p.deny[subName(args)]:
-		name = subName(args) // a subcommand that neither the table nor the origin has told of
+	case p.deny[said]:
+		name = said
+	case sub != "" && p.deny[container+"|"+sub]:
+		name = container + "|" + sub
+	case sub != "" && p.deny[said+"|"+sub]:
+		name = said + "|" + sub
 	default:
 		return false
 	}
@@ -316,7 +344,7 @@ func printable(s string) string {
 // readsPatterns reports whether a SORT reads keys by pattern.
 func readsPatterns(args [][]byte) bool {
 	for i := 2; i < len(args); i++ {
-		if is(args[i], "by") || is(args[i], "get") {
+		if Is(args[i], "by") || Is(args[i], "get") {
 			return true
 		}
 	}
@@ -326,7 +354,7 @@ func readsPatterns(args [][]byte) bool {
 // hasDB reports whether a COPY has the option DB.
 func hasDB(args [][]byte) bool {
 	for _, arg := range args[3:] {
-		if is(arg, "db") {
+		if Is(arg, "db") {
 			return true
 		}
 	}
@@ -336,7 +364,7 @@ func hasDB(args [][]byte) bool {
 // copyDB returns the number after COPY's option DB; the last one counts.
 func copyDB(args [][]byte) (db int, ok bool) {
 	for i := 3; i+1 < len(args); i++ {
-		if is(args[i], "db") {
+		if Is(args[i], "db") {
 			i++
 			db, ok = count(args[i])
 		}

@@ -104,7 +104,7 @@ func (s *KeySpec) begin(args [][]byte) int {
 		at, step = at+len(args), -1
 	}
 	for ; at >= 1 && at < len(args); at += step {
-		if is(args[at], strings.ToLower(s.Keyword)) {
+		if Is(args[at], strings.ToLower(s.Keyword)) {
 			return at + 1
 		}
 	}

@@ -165,11 +165,11 @@ func appendSortStore(dst []Key, args [][]byte) []Key {
 	store := 0
 	for i := 2; i < len(args); i++ {
 		switch {
-		case is(args[i], "limit"):
+		case Is(args[i], "limit"):
 			i += 2
-		case is(args[i], "by"), is(args[i], "get"):
+		case Is(args[i], "by"), Is(args[i], "get"):
 			i++
-		case is(args[i], "store") && i+1 < len(args):
+		case Is(args[i], "store") && i+1 < len(args):
 			store = i + 1
 			i++
 		}
@@ -184,7 +184,7 @@ func appendSortStore(dst []Key, args [][]byte) []Key {
 // and looks for all of them when it checks a user's rights.
 func appendGeoStore(dst []Key, args [][]byte) []Key {
 	for i := 5; i+1 < len(args); i++ {
-		if is(args[i], "store") || is(args[i], "storedist") {
+		if Is(args[i], "store") || Is(args[i], "storedist") {
 			i++
 			dst = append(dst, Key{Pos: i, Write: true})
 		}
@@ -210,29 +210,28 @@ func (s *keySpec) appendStreams(dst []Key, args [][]byte) ([]Key, bool) {
 func streamsAt(args [][]byte) int {
 	for i := 1; i < len(args); i++ {
 		switch {
-		case is(args[i], "streams"):
+		case Is(args[i], "streams"):
 			return i
-		case is(args[i], "block"), is(args[i], "count"):
+		case Is(args[i], "block"), Is(args[i], "count"):
 			i++
-		case is(args[i], "group"):
+		case Is(args[i], "group"):
 			i += 2
 		}
 	}
 	return 0
 }
 
-// blocks reports whether XREAD or XREADGROUP is given BLOCK.
+// blocks reports whether XREAD or XREADGROUP may be given BLOCK: whether it stands
+// anywhere before the last STREAMS. That errs on the safe side, and needs no
+// knowledge of how many arguments the options of newer servers take.
 func blocks(args [][]byte) bool {
+	block := false
 	for i := 1; i < len(args); i++ {
 		switch {
-		case is(args[i], "block"):
+		case Is(args[i], "block"):
+			block = true
+		case block && Is(args[i], "streams"):
 			return true
-		case is(args[i], "streams"):
-			return false
-		case is(args[i], "count"):
-			i++
-		case is(args[i], "group"):
-			i += 2
 		}
 	}
 	return false
@@ -245,11 +244,11 @@ func appendMigrate(dst []Key, base int, args [][]byte) []Key {
 	}
 	for i := 6; i < len(args); i++ {
 		switch {
-		case is(args[i], "auth"):
+		case Is(args[i], "auth"):
 			i++
-		case is(args[i], "auth2"):
+		case Is(args[i], "auth2"):
 			i += 2
-		case is(args[i], "keys") && i+1 < len(args):
+		case Is(args[i], "keys") && i+1 < len(args):
 			dst = dst[:base]
 			for pos := i + 1; pos < len(args); pos++ {
 				dst = append(dst, Key{Pos: pos, Write: true})
@@ -266,30 +265,13 @@ var debugKeys = []string{"object", "sdslen", "listpack", "ziplist", "quicklist",
 // appendDebug takes the keys that DEBUG looks at, of which COMMAND says nothing.
 func appendDebug(dst []Key, args [][]byte) []Key {
 	last := 2
-	if is(args[1], "digest-value") {
+	if Is(args[1], "digest-value") {
 		last = len(args) - 1
-	} else if !slices.ContainsFunc(debugKeys, func(name string) bool { return is(args[1], name) }) {
+	} else if !slices.ContainsFunc(debugKeys, func(name string) bool { return Is(args[1], name) }) {
 		return dst
 	}
 	for pos := 2; pos <= last && pos < len(args); pos++ {
 		dst = append(dst, Key{Pos: pos})
 	}
 	return dst
-}
-
-// is compares ignoring the case of ASCII letters; lower must be lower case.
-func is(b []byte, lower string) bool {
-	if len(b) != len(lower) {
-		return false
-	}
-	for i := range len(lower) {
-		c := b[i]
-		if 'A' <= c && c <= 'Z' {
-			c |= 0x20
-		}
-		if c != lower[i] {
-			return false
-		}
-	}
-	return true
 }

@@ -1,8 +1,6 @@
 package policy
 
 import (
-	"bytes"
-	"maps"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -30,9 +28,11 @@ type Policy struct {
 type knowledge struct {
 	hashTTL atomic.Bool // Options.HashFieldTTL
 	scripts scripts
+	words6  atomic.Bool // the origin's errors are in the words of Redis 6
 
-	learning sync.Mutex            // held by Learn
-	learned  atomic.Pointer[index] // replaced, never changed; nil: nothing learned
+	learning sync.Mutex              // held by who changes the rest
+	lessons  atomic.Pointer[lessons] // replaced, never changed
+	absent   map[string]bool         // names that the origin has lately said not to have
 
 	server string                           // the process that the forms are of
 	forms  atomic.Pointer[map[string]*Form] // replaced, never changed; by Command.Name
@@ -40,7 +40,8 @@ type knowledge struct {
 
 // New returns the policy of these rules.
 func New(r *Rules, opts Options) *Policy {
-	p := &Policy{rules: r, deny: denied(opts.Deny), knowledge: &knowledge{}}
+	p := &Policy{rules: r, deny: denied(opts.Deny), knowledge: &knowledge{absent: map[string]bool{}}}
+	p.lessons.Store(&lessons{})
 	p.hashTTL.Store(opts.HashFieldTTL)
 	return p
 }
@@ -65,73 +66,3 @@ func (p *Policy) SetHashFieldTTL(can bool) { p.hashTTL.Store(can) }
 
 // Rules returns the rules it was made with.
 func (p *Policy) Rules() *Rules { return p.rules }
-
-// Learn adds a command that the origin knows and the table does not, as
-// COMMAND INFO states it; a subcommand as "container|sub". What stands in the
-// table is not changed. A command that may write and whose keys cannot be told
-// from these numbers stays treated as unknown, except that its arity is known.
-func (p *Policy) Learn(name string, arity int, flags []string, first, last, step int) {
-	name = strings.ToLower(name)
-	container, sub, isSub := strings.Cut(name, "|")
-	parent := commands[container]
-	if parent != nil && (!isSub || parent.subs[sub] != nil) {
-		return
-	}
-	c := &Command{Name: name, Arity: arity, First: first, Last: last, Step: step, denial: denial(name)}
-	for _, flag := range flags {
-		c.Flags |= flagOf(flag)
-	}
-	if first > 0 {
-		c.keys = []keySpec{{write: c.Flags.Has(FlagWrite), first: first, last: last, steps: max(step, 1)}}
-	}
-	switch {
-	case c.Flags.Has(FlagReadonly):
-	case c.Flags.Has(FlagMovableKeys):
-		c.opaque = true
-	case c.Flags.Has(FlagWrite):
-		c.opaque = first <= 0
-	default:
-		c.opaque = c.Flags.Has(FlagModule) // Redis's own commands say when they write, modules may forget to
-	}
-	if c.Flags.Has(FlagBlocking) {
-		c.route, c.Pin = RoutePin, PinBlock
-	}
-	if parent != nil && parent.route == RouteLocal {
-		c.route = RouteLocal
-	}
-
-	p.learning.Lock()
-	defer p.learning.Unlock()
-	next := index{}
-	if known := p.learned.Load(); known != nil {
-		next = maps.Clone(*known)
-	}
-	next[name] = c
-	p.learned.Store(&next)
-}
-
-// lookup finds the command: in the table, else among the learned ones.
-func (p *Policy) lookup(args [][]byte) *Command {
-	c := Lookup(args)
-	if c != nil && (c.subs == nil || len(args) < 2) {
-		return c
-	}
-	known := p.learned.Load()
-	if known == nil {
-		return c
-	}
-	if len(args) > 1 {
-		if sub := (*known)[subName(args)]; sub != nil {
-			return sub
-		}
-	}
-	if c == nil {
-		c = (*known)[string(bytes.ToLower(args[0]))]
-	}
-	return c
-}
-
-// subName spells what the first two arguments would be called as a subcommand.
-func subName(args [][]byte) string {
-	return strings.ToLower(string(args[0]) + "|" + string(args[1]))
-}

@@ -27,6 +27,9 @@ package policy
 //	cache      its answer depends on nothing but its arguments and one stored value
 //	hash       … and may change when a hash field expires by itself
 //	all        it may change more than it names: WritesAll
+//	private    on some server it may block, or have Redis close its connection: Decision.Private
+//	foreign    … or leave its connection in another state: Decision.Foreign
+//	state      … for later commands to depend on: Decision.MaySet
 //	release    as a write of a lock's key it never acquires the lock
 //	if-block   pinned only if BLOCK is among its options
 //	set setnx copy move sort debug mget eval evalsha fcall source:N   have code of their own in decide.go
@@ -303,7 +306,7 @@ client|id                      2 noscript,loading,stale                       - 
 client|info                    2 noscript,loading,stale                       -           local
 client|kill                   -3 admin,noscript,loading,stale                 -           local
 client|list                   -2 admin,noscript,loading,stale                 -           local
-client|no-evict                3 admin,noscript,loading,stale                 -           local
+client|no-evict                3 admin,noscript,loading,stale                 -           local,state
 client|pause                  -3 admin,noscript,loading,stale                 -           local
 client|reply                   3 noscript,loading,stale                       -           local
 client|setname                 3 noscript,loading,stale                       -           local
@@ -322,13 +325,13 @@ nearside                      -1 noscript,loading,stale                       - 
 # server: server
 acl                           -2 -                                            -           -
 acl|cat                       -2 noscript,loading,stale                       -           -
-acl|deluser                   -3 admin,noscript,loading,stale                 -           all
+acl|deluser                   -3 admin,noscript,loading,stale                 -           all,private
 acl|dryrun                    -4 admin,noscript,loading,stale                 -           -
 acl|genpass                   -2 noscript,loading,stale                       -           -
 acl|getuser                    3 admin,noscript,loading,stale                 -           -
 acl|help                       2 loading,stale                                -           -
 acl|list                       2 admin,noscript,loading,stale                 -           -
-acl|load                       2 admin,noscript,loading,stale                 -           all
+acl|load                       2 admin,noscript,loading,stale                 -           all,private
 acl|log                       -2 admin,noscript,loading,stale                 -           -
 acl|save                       2 admin,noscript,loading,stale                 -           -
 acl|setuser                   -3 admin,noscript,loading,stale                 -           all
@@ -351,10 +354,10 @@ config|resetstat               2 admin,noscript,loading,stale                 - 
 config|rewrite                 2 admin,noscript,loading,stale                 -           -
 config|set                    -4 admin,noscript,loading,stale                 -           all
 dbsize                         1 readonly,fast                                -           view
-debug                         -2 admin,noscript,loading,stale                 debug       all,debug
+debug                         -2 admin,noscript,loading,stale                 debug       all,debug,foreign
 failover                      -1 admin,noscript,stale                         -           refused,all
-flushall                      -1 write                                        -           all
-flushdb                       -1 write                                        -           view,all
+flushall                      -1 write                                        -           all,private
+flushdb                       -1 write                                        -           view,all,private
 info                          -1 loading,stale                                -           local
 lastsave                       1 loading,stale,fast                           -           -
 latency                       -2 -                                            -           -
@@ -376,9 +379,9 @@ memory|usage                  -3 readonly                                     r2
 module                        -2 -                                            -           -
 module|help                    2 loading,stale                                -           -
 module|list                    2 admin,noscript                               -           -
-module|load                   -3 admin,noscript,no_async_loading              -           all
-module|loadex                 -3 admin,noscript,no_async_loading              -           all
-module|unload                  3 admin,noscript,no_async_loading              -           all
+module|load                   -3 admin,noscript,no_async_loading              -           all,private
+module|loadex                 -3 admin,noscript,no_async_loading              -           all,private
+module|unload                  3 admin,noscript,no_async_loading              -           all,private
 monitor                        1 admin,noscript,loading,stale                 -           pin:monitor
 psync                         -3 admin,noscript,no_async_loading,no_multi     -           refused
 replconf                      -1 admin,noscript,loading,stale,allow_busy      -           refused
@@ -398,35 +401,35 @@ sync                           1 admin,noscript,no_async_loading,no_multi     - 
 time                           1 loading,stale,fast                           -           -
 
 # cluster: cluster
-asking                         1 fast                                         -           -
+asking                         1 fast                                         -           local
 cluster                       -2 -                                            -           -
-cluster|addslots              -3 admin,stale,no_async_loading                 -           -
-cluster|addslotsrange         -4 admin,stale,no_async_loading                 -           -
-cluster|bumpepoch              2 admin,stale,no_async_loading                 -           -
+cluster|addslots              -3 admin,stale,no_async_loading                 -           private
+cluster|addslotsrange         -4 admin,stale,no_async_loading                 -           private
+cluster|bumpepoch              2 admin,stale,no_async_loading                 -           private
 cluster|count-failure-reports  3 admin,stale                                  -           -
 cluster|countkeysinslot        3 stale                                        -           -
-cluster|delslots              -3 admin,stale,no_async_loading                 -           -
-cluster|delslotsrange         -4 admin,stale,no_async_loading                 -           -
-cluster|failover              -2 admin,stale,no_async_loading                 -           all
-cluster|flushslots             2 admin,stale,no_async_loading                 -           all
-cluster|forget                 3 admin,stale,no_async_loading                 -           -
+cluster|delslots              -3 admin,stale,no_async_loading                 -           private
+cluster|delslotsrange         -4 admin,stale,no_async_loading                 -           private
+cluster|failover              -2 admin,stale,no_async_loading                 -           all,private
+cluster|flushslots             2 admin,stale,no_async_loading                 -           all,private
+cluster|forget                 3 admin,stale,no_async_loading                 -           private
 cluster|getkeysinslot          4 stale                                        -           -
 cluster|help                   2 loading,stale                                -           -
 cluster|info                   2 stale                                        -           -
 cluster|keyslot                3 stale                                        -           -
 cluster|links                  2 stale                                        -           -
-cluster|meet                  -4 admin,stale,no_async_loading                 -           -
+cluster|meet                  -4 admin,stale,no_async_loading                 -           private
 cluster|myid                   2 stale                                        -           -
 cluster|nodes                  2 stale                                        -           -
 cluster|replicas               3 admin,stale                                  -           -
-cluster|replicate              3 admin,stale,no_async_loading                 -           all
-cluster|reset                 -2 admin,noscript,stale                         -           all
-cluster|saveconfig             2 admin,stale,no_async_loading                 -           -
-cluster|set-config-epoch       3 admin,stale,no_async_loading                 -           -
-cluster|setslot               -4 admin,stale,no_async_loading                 -           -
+cluster|replicate              3 admin,stale,no_async_loading                 -           all,private
+cluster|reset                 -2 admin,noscript,stale                         -           all,private
+cluster|saveconfig             2 admin,stale,no_async_loading                 -           private
+cluster|set-config-epoch       3 admin,stale,no_async_loading                 -           private
+cluster|setslot               -4 admin,stale,no_async_loading                 -           private
 cluster|shards                 2 stale                                        -           -
 cluster|slaves                 3 admin,stale                                  -           -
 cluster|slots                  2 stale                                        -           -
-readonly                       1 loading,stale,fast                           -           -
-readwrite                      1 loading,stale,fast                           -           -
+readonly                       1 loading,stale,fast                           -           local
+readwrite                      1 loading,stale,fast                           -           local
 `

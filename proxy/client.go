@@ -11,6 +11,8 @@ import (
 
 	"github.com/redis/go-redis/v9"
 	"github.com/tidwall/redcon"
+
+	"nearside/policy"
 )
 
 // replyMode is what CLIENT REPLY has set.
@@ -40,7 +42,7 @@ func (s *session) client(raw []byte) {
 	args := s.args
 	sub := ""
 	if len(args) > 1 {
-		sub = strings.ToLower(string(args[1]))
+		sub = policy.Word(args[1]) // it has no NUL
 	}
 	if !s.mayRun("client|" + sub) {
 		return
@@ -66,7 +68,7 @@ func (s *session) client(raw []byte) {
 		s.name = string(args[2])
 		s.replyString(replyOK)
 	case "setinfo":
-		s.setInfo(raw)
+		s.setInfo()
 	case "info":
 		s.publish()
 		s.replyRaw(textReply(s.proto, s.describe(s)+"\n"))
@@ -74,17 +76,6 @@ func (s *session) client(raw []byte) {
 		s.listClients()
 	case "reply":
 		s.setReply()
-	case "no-evict":
-		switch {
-		case foldEqual(s.args[2], "on"), foldEqual(s.args[2], "off"):
-			s.noEvict = foldEqual(s.args[2], "on") // its buffers are nearside's, whose own bounds hold
-			s.publish()
-			s.replyString(replyOK)
-		default:
-			s.replyError(errSyntax)
-		}
-	case "no-touch":
-		s.noTouch(raw)
 	case "kill":
 		s.killClients()
 	case "help":
@@ -95,9 +86,47 @@ func (s *session) client(raw []byte) {
 		s.setPause()
 	case "unpause":
 		s.unpause()
+	case "":
+		s.forward(raw) // Redis says what is missing
 	default:
-		s.forward(raw)
+		s.clientState(raw)
 	}
+}
+
+// clientState is a subcommand that sets something on its connection at Redis, as far
+// as is known: NO-EVICT, NO-TOUCH, CAPA, IMPORT-SOURCE, and what newer servers have. It
+// runs on a connection of the session's own, to which that binds the session.
+func (s *session) clientState(raw []byte) {
+	if s.unknownToRedis6() {
+		return
+	}
+	s.private(raw)
+	s.publish()
+}
+
+// unknownToRedis6 answers a subcommand of CLIENT that Redis does not have before 7.0,
+// where COMMAND INFO tells of no subcommands: all that nearside does not answer itself.
+func (s *session) unknownToRedis6() bool {
+	facts, err := s.p.facts()
+	switch {
+	case err != nil:
+		s.replyOriginError(err)
+		return true
+	case facts.major > 0 && facts.major < 7:
+		s.replyError(s.unknownClient())
+		return true
+	}
+	return false
+}
+
+// unknownClient is Redis's error for a subcommand of CLIENT that it does not have.
+func (s *session) unknownClient() string {
+	text := s.set.policy.UnknownSubcommand(s.args)
+	if s.set.policy.Old() { // it has this one by heart
+		name, _, _ := strings.Cut(text, ". Try ")
+		return name + ". Try CLIENT HELP"
+	}
+	return text
 }
 
 // errSubSyntax is Redis's error for a subcommand with too many arguments.
@@ -110,15 +139,19 @@ func errSubSyntax(args [][]byte) string {
 const maxName = 4 << 10
 
 // setInfo keeps what a client library says of itself, if the origin is of a
-// version that knows CLIENT SETINFO; else the origin's own error is the answer.
-func (s *session) setInfo(raw []byte) {
+// version that knows CLIENT SETINFO; else the origin's own error is the answer. The
+// origin's connection, which many share, never hears of it.
+func (s *session) setInfo() {
 	facts, err := s.p.facts()
-	if err != nil {
+	switch {
+	case err != nil:
 		s.replyOriginError(err)
 		return
-	}
-	if !facts.atLeast7(2) || len(s.args) != 4 {
-		s.forward(raw)
+	case !facts.atLeast7(2):
+		s.replyError(s.unknownClient())
+		return
+	case len(s.args) != 4:
+		s.replyError(errArity("client|setinfo"))
 		return
 	}
 	if len(s.args[3]) > maxName {
@@ -126,16 +159,18 @@ func (s *session) setInfo(raw []byte) {
 		return
 	}
 	if !validName(s.args[3]) {
-		s.replyError("ERR " + strings.ToLower(string(s.args[2])) + " cannot contain spaces, newlines or special characters.")
+		option, _, _ := strings.Cut(string(s.args[2]), "\x00")
+		s.replyError("ERR " + option + " cannot contain spaces, newlines or special characters.")
 		return
 	}
-	switch value := string(s.args[3]); strings.ToLower(string(s.args[2])) {
+	switch value := string(s.args[3]); policy.Word(s.args[2]) {
 	case "lib-name":
 		s.libName = value
 	case "lib-ver":
 		s.libVer = value
 	default:
-		s.forward(raw)
+		name, _, _ := strings.Cut(string(s.args[2]), "\x00")
+		s.replyError("ERR Unrecognized option '" + name + "'")
 		return
 	}
 	s.replyString(replyOK)
@@ -143,12 +178,12 @@ func (s *session) setInfo(raw []byte) {
 
 func (s *session) setReply() {
 	switch {
-	case foldEqual(s.args[2], "on"):
+	case policy.Is(s.args[2], "on"):
 		s.replies = replyOn
 		s.replyString(replyOK)
-	case foldEqual(s.args[2], "off"):
+	case policy.Is(s.args[2], "off"):
 		s.replies = replyOff
-	case foldEqual(s.args[2], "skip"):
+	case policy.Is(s.args[2], "skip"):
 		if s.replies != replyOff {
 			s.replies = replySkipNext
 		}
@@ -157,23 +192,13 @@ func (s *session) setReply() {
 	}
 }
 
-// noTouch is CLIENT NO-TOUCH. Redis keeps it for a connection, and a session has
-// none of its own: reads of shared connections touch their keys.
-func (s *session) noTouch(raw []byte) {
-	if facts, err := s.p.facts(); err != nil || !facts.atLeast7(2) || len(s.args) != 3 ||
-		!foldEqual(s.args[2], "on") && !foldEqual(s.args[2], "off") {
-		s.forward(raw) // Redis's own error
-		return
-	}
-	s.replyString(replyOK)
-}
-
 // seen is what other sessions may read of a session.
 type seen struct {
-	name, user, lib, ver           string
-	db, proto                      int
-	channels, patterns, shards     int
-	monitor, track, bcast, noEvict bool
+	name, user, lib, ver       string
+	db, proto                  int
+	channels, patterns, shards int
+	monitor, track, bcast      bool
+	noEvict, noTouch           bool
 }
 
 func (v *seen) pubsub() bool { return v.channels+v.patterns+v.shards > 0 }
@@ -187,7 +212,7 @@ func (s *session) publish() {
 	s.public.Store(&seen{
 		name: s.name, user: user, lib: s.libName, ver: s.libVer, db: s.db, proto: s.proto,
 		channels: len(s.subs.channels), patterns: len(s.subs.patterns), shards: len(s.subs.shards),
-		monitor: s.monitor, track: s.track, bcast: s.track && s.bcast, noEvict: s.noEvict,
+		monitor: s.monitor, track: s.track, bcast: s.track && s.bcast, noEvict: s.noEvict, noTouch: s.noTouch,
 	})
 }
 
@@ -236,6 +261,7 @@ func (s *session) flags(v *seen) string {
 		{v.bcast, "B"},
 		{unix, "U"},
 		{v.noEvict, "e"},
+		{v.noTouch, "T"},
 	} {
 		if f.set {
 			flags += f.letter
@@ -292,13 +318,13 @@ func (s *session) listClients() {
 	list := slices.DeleteFunc(s.p.sessionList(), func(o *session) bool { return o.shutOnce.Load() }) // killed ones are gone
 	switch rest := s.args[2:]; {
 	case len(rest) == 0:
-	case len(rest) == 2 && foldEqual(rest[0], "type"):
+	case len(rest) == 2 && policy.Is(rest[0], "type"):
 		keep := s.ofType(rest[1])
 		if keep == nil {
 			return
 		}
 		list = slices.DeleteFunc(list, func(o *session) bool { return !keep(o) })
-	case len(rest) > 1 && foldEqual(rest[0], "id"):
+	case len(rest) > 1 && policy.Is(rest[0], "id"):
 		var named []*session
 		for _, a := range rest[1:] { // in that order, and again if named again
 			id, ok := parseLength(a)
@@ -327,7 +353,7 @@ func (s *session) listClients() {
 // ofType is the filter for a client type; nil, with the error answered, for a
 // type that does not exist. Replicas and masters are not nearside's clients.
 func (s *session) ofType(word []byte) func(*session) bool {
-	switch strings.ToLower(string(word)) {
+	switch policy.Word(word) {
 	case "normal":
 		return func(o *session) bool { return !o.seen().pubsub() }
 	case "pubsub":
@@ -335,7 +361,8 @@ func (s *session) ofType(word []byte) func(*session) bool {
 	case "master", "replica", "slave":
 		return func(*session) bool { return false }
 	}
-	s.replyError("ERR Unknown client type '" + string(word) + "'")
+	name, _, _ := strings.Cut(string(word), "\x00")
+	s.replyError("ERR Unknown client type '" + name + "'")
 	return nil
 }
 
@@ -359,7 +386,7 @@ func (s *session) killClients() {
 			s.replyError(errSyntax)
 			return
 		}
-		option, value := strings.ToLower(string(args[i])), string(args[i+1])
+		option, value := policy.Word(args[i]), string(args[i+1])
 		switch option {
 		case "id":
 			id, ok := parseLength(args[i+1])
@@ -386,9 +413,9 @@ func (s *session) killClients() {
 			filters[option] = filter
 		case "skipme":
 			switch {
-			case foldEqual(args[i+1], "yes"):
+			case policy.Is(args[i+1], "yes"):
 				skipMe = true
-			case foldEqual(args[i+1], "no"):
+			case policy.Is(args[i+1], "no"):
 				skipMe = false
 			default:
 				s.replyError(errSyntax)

@@ -128,6 +128,8 @@ type Config struct {
 
 	// For tests: ticks in the place of the toucher's own.
 	touchTicks <-chan time.Time
+	// Also for tests: how long a session keeps a connection that it does not need.
+	privateIdle time.Duration
 }
 
 // RedisTLS says whom to trust and who to be at the origin. Files hold PEM, and

@@ -373,6 +373,17 @@ func (c *conn) postOnly(f func()) {
 	e.mu.Unlock()
 }
 
+// postIfFree makes the reader run f when it can, unless it has something to run already.
+func (c *conn) postIfFree(f func()) {
+	e := &c.posted
+	e.mu.Lock()
+	free := len(e.list) == 0
+	e.mu.Unlock()
+	if free {
+		c.postOnly(f)
+	}
+}
+
 // runPosted does what others have asked for, and tells whether there was anything.
 // It runs right before and after every Read.
 func (c *conn) runPosted() bool {

@@ -10,14 +10,14 @@ import (
 func (s *session) dispatch(raw []byte) {
 	s.nextReply()
 	s.adopt()
-	s.decide()
-	s.start()
-	d := &s.d
-	if d.Cmd == nil && looksLikeHTTP(s.args[0]) {
+	if policy.Closes(s.args[0]) {
 		s.p.log.Warn("closing a client that speaks HTTP, as Redis does: a browser may have been tricked into it", "client", s.id)
 		s.quit = true
 		return
 	}
+	s.decide()
+	s.start()
+	d := &s.d
 	s.last.Store(d.Cmd)
 	if !s.authed && !allowedUnauthed(d.Cmd) {
 		s.path = pathRefused
@@ -58,7 +58,9 @@ func (s *session) dispatch(raw []byte) {
 			s.cached(raw)
 		}
 	case policy.RoutePass:
-		if s.pinsData() || s.subscribed() && publishes(d.Cmd) {
+		if d.Private {
+			s.private(raw)
+		} else if s.pinsData() || s.subscribed() && publishes(d.Cmd) {
 			s.forwardPinned(raw)
 		} else {
 			s.forward(raw)
@@ -69,7 +71,9 @@ func (s *session) dispatch(raw []byte) {
 	case policy.RouteSplit, policy.RouteView:
 		s.joined(raw)
 	case policy.RouteRefused:
-		s.p.m.refused.Inc()
+		if d.Cmd != nil { // else there is no such command
+			s.p.m.refused.Inc()
+		}
 		s.replyError(d.Err)
 	}
 }
@@ -79,7 +83,7 @@ func (s *session) dispatch(raw []byte) {
 func (s *session) refuseUnauthed() {
 	switch cmd := s.d.Cmd; {
 	case cmd == nil:
-		s.replyError(errUnknown(s.args))
+		s.replyError(s.unknownError())
 	case !cmd.ArityOK(len(s.args)):
 		s.replyError(errArity(cmd.Name))
 	case cmd.Name == "exec":
@@ -95,11 +99,23 @@ func publishes(c *policy.Command) bool {
 	return c != nil && (c.Name == "publish" || c.Name == "spublish")
 }
 
+// unknownError is Redis's error for the command at hand, which it does not have.
+func (s *session) unknownError() string {
+	if s.d.Err != "" {
+		return s.d.Err
+	}
+	return s.set.policy.UnknownCommand(s.args)
+}
+
 // decide asks policy, and the origin about a command that policy has never heard of.
 func (s *session) decide() {
+	if !s.p.learning.met.Load() && s.authed {
+		s.blocking()
+		s.p.meetFirst()
+	}
 	s.set.policy.Decide(&s.d, s.db, s.args)
-	if s.d.Cmd == nil && s.authed && s.learn(s.args[0]) {
-		s.set.policy.Decide(&s.d, s.db, s.args)
+	if s.d.MaySet && s.authed { // of what is unknown as well
+		s.decideStrange(&s.d, s.args)
 	}
 	if s.d.AskForm != "" && s.authed {
 		s.blocking()
@@ -109,10 +125,15 @@ func (s *session) decide() {
 	}
 }
 
-// learn is Proxy.learn, which asks the origin.
-func (s *session) learn(name []byte) bool {
+// decideStrange decides again once the origin has said what a name is.
+func (s *session) decideStrange(d *policy.Decision, args [][]byte) {
+	if _, ok := s.set.policy.Ask(d, args); !ok {
+		return
+	}
 	s.blocking()
-	return s.p.learn(name)
+	if s.p.learn(d, args) {
+		s.set.policy.Decide(d, s.db, args)
+	}
 }
 
 // group names the connections for a database.
@@ -145,6 +166,9 @@ func (s *session) wire(db int, lock bool) (*origin.Conn, error) {
 	s.at = s.p.clock()
 	if err != nil {
 		return nil, err
+	}
+	if s.set.policy.Outdated(&s.d, s.args) {
+		return nil, errMoved
 	}
 	*free = wire{db: db, lock: lock, conn: c}
 	return c, nil
@@ -186,7 +210,13 @@ func (s *session) follow(c *origin.Conn) bool {
 	if !s.async {
 		return true
 	}
-	return s.inOrder(c) || s.awaitAnswers()
+	if s.inOrder(c) {
+		return true
+	}
+	if s.pin != nil && c == s.pin.conn {
+		return s.awaitAnswers()
+	}
+	return s.awaitPrivate()
 }
 
 // effects prepares a slot for what policy says that the command changes.
@@ -230,7 +260,7 @@ func (s *session) answersNo() bool {
 		return true
 	case "set":
 		for _, a := range s.args[3:] {
-			if foldEqual(a, "get") {
+			if policy.Is(a, "get") {
 				return false
 			}
 		}

@@ -62,11 +62,9 @@ func (s *session) explain() {
 	if len(x.args) == 1 {
 		x.args = [][]byte{[]byte("GET"), x.args[0]}
 	}
-	p, d := s.p, &x.d
+	d := &x.d
 	s.set.policy.Decide(d, s.db, x.args)
-	if d.Cmd == nil && p.learn(x.args[0]) {
-		s.set.policy.Decide(d, s.db, x.args)
-	}
+	s.decideStrange(d, x.args)
 	switch {
 	case d.Cmd == nil:
 		s.replyError("ERR nearside: EXPLAIN takes one key, or a command with its arguments: unknown command '" + printable(x.args[0]) + "'")
@@ -183,7 +181,7 @@ func (x *explanation) route(reason string) string {
 		return "refused"
 	case fetched:
 		return "fetched from Redis for the near cache"
-	case d.Route == policy.RoutePin, x.s.pinsData():
+	case d.Route == policy.RoutePin, d.Private, x.s.pinsData():
 		return "passed to Redis on a connection of the session's own"
 	case d.Route == policy.RouteSplit, d.Route == policy.RouteView:
 		return "passed to Redis, to both databases in one transaction"

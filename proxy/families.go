@@ -70,6 +70,7 @@ var families = []family{
 	{"nearside_origin_outstanding", gauge, "Requests that Redis has not answered yet."},
 	{"nearside_origin_pinned_connections", gauge, "Connections to Redis that one client owns."},
 	{"nearside_outstanding_replies", gauge, "Requests whose replies clients wait for."},
+	{"nearside_private_commands_total", counter, "Commands that are not known to be harmless, run on a connection of their client's own."},
 	{"nearside_protocol_errors_total", counter, "Clients closed since what they sent was not Redis's protocol."},
 	{"nearside_refill_waits_total", counter, "Misses that waited since cache.refills fills were in flight."},
 	{"nearside_refused_commands_total", counter, "Commands refused."},

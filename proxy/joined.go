@@ -7,6 +7,7 @@ import (
 
 	"github.com/tidwall/redcon"
 
+	"nearside/policy"
 	"nearside/proxy/origin"
 )
 
@@ -212,7 +213,7 @@ func (s *session) joined(raw []byte) {
 // planConn returns the connection for a plan: while the client has CLIENT
 // TRACKING on its own, where Redis sees what it reads. An EXEC there would end a WATCH.
 func (s *session) planConn(db int) (*origin.Conn, error) {
-	if s.track && !s.watching {
+	if (s.track || s.settled) && !s.watching {
 		if err := s.acquire(db); err != nil {
 			return nil, err
 		}
@@ -355,9 +356,9 @@ func (set *ruleset) scanned(b []byte, db, phase int, another bool) []byte {
 func matchOption(opts [][]byte) (pattern []byte) {
 	for i := 0; i+1 < len(opts); i += 2 {
 		switch {
-		case foldEqual(opts[i], "match"):
+		case policy.Is(opts[i], "match"):
 			pattern = opts[i+1]
-		case foldEqual(opts[i], "count"), foldEqual(opts[i], "type"):
+		case policy.Is(opts[i], "count"), policy.Is(opts[i], "type"):
 		default:
 			return nil
 		}

@@ -42,6 +42,8 @@ func (s *session) answerLocal(raw []byte) {
 		s.hello()
 	case name == "auth":
 		s.auth()
+	case name == "readonly", name == "readwrite", name == "asking":
+		s.answerFixed(raw)
 	case name == "quit":
 		s.replyString(replyOK)
 		s.quit = true
@@ -140,10 +142,10 @@ func (s *session) hello() {
 	}
 	for len(args) > 0 {
 		switch {
-		case foldEqual(args[0], "auth") && len(args) >= 3:
+		case policy.Is(args[0], "auth") && len(args) >= 3:
 			withAuth, user, pass = true, string(args[1]), string(args[2])
 			args = args[3:]
-		case foldEqual(args[0], "setname") && len(args) >= 2:
+		case policy.Is(args[0], "setname") && len(args) >= 2:
 			if !validName(args[1]) {
 				s.replyError(errClientName)
 				return
@@ -163,8 +165,8 @@ func (s *session) hello() {
 		s.replyError("NOAUTH HELLO must be called with the client already authenticated, otherwise the HELLO AUTH <user> <pass> option can be used to authenticate the client and select the RESP protocol version at the same time")
 		return
 	}
-	if proto != s.proto && s.pushes() {
-		s.replyError("ERR nearside: HELLO cannot change the protocol version of a connection that is subscribed, monitors or tracks; send it before")
+	if proto != s.proto && (s.pushes() || s.settled) {
+		s.replyError("ERR nearside: HELLO cannot change the protocol version of a connection that is subscribed, monitors, tracks, or has set CLIENT NO-EVICT or the like; send it before")
 		return
 	}
 	if !s.awaitAnswers() {
@@ -217,10 +219,12 @@ func (s *session) unpinDirty() {
 		s.tx.lost = true
 	}
 	s.track, s.monitor, s.watching, s.target = false, false, false, false
+	s.privacy.forget()
 	s.redirect.Store(0)
 	s.monitors.Store(false)
 	s.caching = caching{}
 	s.subs.forget(s)
+	s.disclaim(pin)
 	s.p.origin.Unpin(pin.conn, false)
 }
 
@@ -273,8 +277,8 @@ func (s *session) authenticate(user, pass string, args [][]byte) string {
 		p.origin.Learn(pass)
 		user, pass = "", ""
 	}
-	if (user != s.user || pass != s.pass) && s.pushes() {
-		return "ERR nearside: AUTH as another user is not possible while subscribed, monitoring or tracking; RESET first"
+	if (user != s.user || pass != s.pass) && (s.pushes() || s.settled) {
+		return "ERR nearside: AUTH as another user is not possible while subscribed, monitoring or tracking, or with CLIENT NO-EVICT and the like; RESET first"
 	}
 	s.authed = true
 	if user != s.user || pass != s.pass {
@@ -310,6 +314,26 @@ func (s *session) reset() {
 	s.replyString("+RESET\r\n")
 }
 
+// answerFixed answers READONLY, READWRITE and ASKING as the origin does. What they
+// ask for holds anyway: nearside is the only node that the client sees, and a master.
+func (s *session) answerFixed(raw []byte) {
+	if s.user != "" { // who may lack the right
+		b, err := s.callPrivate(raw)
+		if err != nil {
+			s.replyOriginError(err)
+			return
+		}
+		s.replyRaw(b)
+		return
+	}
+	b, err := s.p.fixedReply(s.d.Cmd.Name, s.args)
+	if err != nil {
+		s.replyOriginError(err)
+		return
+	}
+	s.replyRaw(b)
+}
+
 // databaseExists asks the origin once for each database.
 func (p *Proxy) databaseExists(s *session, n int) error {
 	if n == 0 || n == p.cfg.CacheDB || n == p.cfg.LocksDB {
@@ -341,7 +365,7 @@ func (s *session) info(raw []byte) {
 		return
 	}
 	own := s.infoSection(s.args[1:])
-	if own && len(s.args) == 2 && foldEqual(s.args[1], "nearside") {
+	if own && len(s.args) == 2 && policy.Is(s.args[1], "nearside") {
 		if !s.mayRun("info") {
 			return
 		}
@@ -380,7 +404,7 @@ func (s *session) infoSection(sections [][]byte) bool {
 	}
 	for _, a := range sections {
 		for _, name := range []string{"nearside", "all", "default", "everything"} {
-			if foldEqual(a, name) {
+			if policy.Is(a, name) {
 				return true
 			}
 		}
@@ -398,11 +422,6 @@ func infoBody(b []byte) (string, bool) {
 		value = bytes.TrimPrefix(value, []byte("txt:"))
 	}
 	return string(value), true
-}
-
-// foldEqual compares a word of the client with a lower-case name.
-func foldEqual(b []byte, name string) bool {
-	return len(b) == len(name) && strings.EqualFold(string(b), name)
 }
 
 func validName(name []byte) bool {

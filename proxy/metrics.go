@@ -54,6 +54,7 @@ type meters struct {
 	readErrors, writeErrors     *metrics.Counter
 	slowClosed, authFailures    *metrics.Counter
 	local, refused, localErrors *metrics.Counter
+	private                     *metrics.Counter
 	originErrors                *metrics.Counter
 	fetches, tooLarge           *metrics.Counter
 	fenceWaits, syncWaits       *metrics.Counter
@@ -102,6 +103,7 @@ func newMeters(ids int, l labels) *meters {
 		authFailures:   c("nearside_auth_failures_total"),
 		local:          c("nearside_local_commands_total"),
 		refused:        c("nearside_refused_commands_total"),
+		private:        c("nearside_private_commands_total"),
 		localErrors:    c("nearside_error_replies_total"),
 		originErrors:   c("nearside_origin_errors_total"),
 		fetches:        c("nearside_cache_fetches_total"),

@@ -4,6 +4,8 @@ import (
 	"strings"
 
 	"github.com/tidwall/redcon"
+
+	"nearside/policy"
 )
 
 // nearsideHelp is what NEARSIDE HELP says.
@@ -36,7 +38,7 @@ func (s *session) nearside() {
 		s.replyError(errArity("nearside"))
 		return
 	}
-	sub := strings.ToLower(string(s.args[1]))
+	sub := policy.Word(s.args[1])
 	switch {
 	case sub == "help" && len(s.args) == 2:
 		s.replyRaw(linesReply(nearsideHelp))

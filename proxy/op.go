@@ -53,6 +53,9 @@ func wayOf(d *policy.Decision) (_ path, waits bool) {
 	case policy.RouteCache:
 		return pathMiss, false
 	case policy.RoutePass:
+		if d.Private {
+			return pathPinned, false
+		}
 		return pathPassed, false
 	case policy.RouteRefused:
 		return pathRefused, false

@@ -58,8 +58,8 @@ func (s *session) setPause() {
 	case len(s.args) > 4:
 		s.replyError(errSubSyntax(s.args))
 		return
-	case len(s.args) < 4 || foldEqual(s.args[3], "all"):
-	case foldEqual(s.args[3], "write"):
+	case len(s.args) < 4 || policy.Is(s.args[3], "all"):
+	case policy.Is(s.args[3], "write"):
 		all = false
 	default:
 		s.replyError("ERR CLIENT PAUSE mode must be WRITE or ALL")

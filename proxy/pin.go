@@ -15,16 +15,19 @@ import (
 type pinned struct {
 	conn *origin.Conn
 	db   int // the database selected there
+	// It has carried what nearside does not know: no other session gets it (private.go).
+	foreign bool
 }
 
 // needsPin tells whether the pinned connection must be kept.
 func (s *session) needsPin() bool {
-	return s.tx.open || s.watching || s.pushes()
+	return s.tx.open || s.watching || s.settled || s.pushes()
 }
 
 // pinsData tells whether data commands must use the pinned connection: a read
-// answered elsewhere would be hidden from WATCH or from Redis's tracking table.
-func (s *session) pinsData() bool { return s.watching || s.track }
+// answered elsewhere would be hidden from WATCH or from Redis's tracking table, or
+// not be under what the client has set there.
+func (s *session) pinsData() bool { return s.watching || s.track || s.settled }
 
 // pushes tells whether the origin may send what answers no request.
 func (s *session) pushes() bool { return s.subscribed() || s.track || s.monitor || s.target }
@@ -32,6 +35,9 @@ func (s *session) pushes() bool { return s.subscribed() || s.track || s.monitor 
 // acquire makes sure that the session has a pinned connection and that
 // everything it sent elsewhere has been answered.
 func (s *session) acquire(db int) error {
+	if s.lostPrivate() {
+		s.unpin()
+	}
 	if s.pin != nil {
 		s.follow(s.pin.conn)
 		return s.pin.conn.Err()
@@ -45,6 +51,10 @@ func (s *session) acquire(db int) error {
 		return err
 	}
 	s.at = s.p.clock()
+	if s.set.policy.Outdated(&s.d, s.args) {
+		s.p.origin.Unpin(c, true)
+		return errMoved
+	}
 	s.pin = &pinned{conn: c, db: db}
 	c.SetPush(s.outOfBand)
 	c.AskID() // for CLIENT UNBLOCK and REDIRECT; answered with the first command
@@ -56,8 +66,9 @@ func (s *session) unpin() {
 	s.unwatchPin()
 	pin := s.pin
 	s.pin = nil
+	s.disclaim(pin)
 	pin.conn.Reselect(pin.db)
-	s.p.origin.Unpin(pin.conn, pin.conn.Err() == nil)
+	s.p.origin.Unpin(pin.conn, !pin.foreign && pin.conn.Err() == nil)
 }
 
 // abandon closes what the session owned, whatever state it is in: at the end
@@ -66,6 +77,7 @@ func (s *session) abandon() {
 	s.unwatchPin()
 	if pin := s.pin; pin != nil {
 		s.pin = nil
+		s.disclaim(pin)
 		pin.conn.Close(errSessionGone)
 		s.p.origin.Unpin(pin.conn, false)
 	}
@@ -256,14 +268,10 @@ func (s *session) runBlocking(raw []byte) {
 		s.replyError(errSelectRefused(line))
 		return
 	}
-	sl := s.slot()
-	s.effects(sl)
-	s.blocked.begin(s.pin.conn)
-	s.sendPinned(sl, s.d.DB, raw, 1)
-	s.flushOrigin()
-	s.sendOut()
-	s.awaitBlocked()
-	s.blocked.end()
+	if s.d.Foreign {
+		s.claim()
+	}
+	s.blockPinned(raw)
 }
 
 // awaitBlocked waits for the answer of a blocking command and watches the

@@ -1,7 +1,6 @@
 package proxy
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -54,8 +53,7 @@ type Proxy struct {
 	descriptors descriptors
 	entries     entryPool
 	server      atomic.Pointer[serverFacts]
-	unknown     sync.Map // command names that the origin does not know either
-	unknowns    atomic.Int32
+	learning    learning
 	databases   sync.Map     // int: databases that the origin has
 	missing     atomic.Int64 // the smallest number of one that it has not; 0: not known
 
@@ -235,6 +233,7 @@ func (c *Config) fill() error {
 	def(&c.RequestTimeout, time.Minute)
 	def(&c.WriteTimeout, time.Minute)
 	def(&c.Drain, 5*time.Second)
+	def(&c.privateIdle, privateIdle)
 	if c.Log == nil {
 		c.Log = slog.Default()
 	}
@@ -340,10 +339,4 @@ func addrString(a net.Addr) string {
 		return ""
 	}
 	return a.String()
-}
-
-// looksLikeHTTP recognises what Redis closes the connection for: a browser was
-// tricked into talking to it.
-func looksLikeHTTP(name []byte) bool {
-	return bytes.EqualFold(name, []byte("post")) || bytes.EqualFold(name, []byte("host:"))
 }

@@ -93,7 +93,7 @@ func (s *session) allowedSubscribed(d *policy.Decision) bool {
 	s.path = pathRefused
 	switch { // Redis looks at the command first
 	case d.Cmd == nil:
-		s.replyError(errUnknown(s.args))
+		s.replyError(s.unknownError())
 		return false
 	case !d.Cmd.ArityOK(len(s.args)) && d.Cmd.Name != "exec":
 		s.replyError(errArity(d.Cmd.Name))

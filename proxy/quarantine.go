@@ -112,7 +112,7 @@ func (s *session) auditCommand() {
 		if s.mayRun("nearside|audit") {
 			s.replyRaw(linesReply(s.p.auditLines()))
 		}
-	case !foldEqual(s.args[2], "restore"):
+	case !policy.Is(s.args[2], "restore"):
 		s.replyError(errUnknownSub("nearside", string(s.args[2])))
 	case len(s.args) != 4:
 		s.replyError(errArity("nearside|audit"))

@@ -55,23 +55,6 @@ func errArity(name string) string {
 	return "ERR wrong number of arguments for '" + strings.ToLower(name) + "' command"
 }
 
-// errUnknown is Redis's error for a command that does not exist.
-func errUnknown(args [][]byte) string {
-	const most = 128
-	cut := func(arg []byte, n int) string { // as printf does
-		s, _, _ := strings.Cut(string(arg[:min(len(arg), n)]), "\x00")
-		return s
-	}
-	var list strings.Builder
-	for _, a := range args[1:] {
-		if list.Len() >= most {
-			break
-		}
-		list.WriteString("'" + cut(a, most-list.Len()) + "' ")
-	}
-	return "ERR unknown command '" + cut(args[0], most) + "', with args beginning with: " + list.String()
-}
-
 func errUnknownSub(container, sub string) string {
 	if len(sub) > 128 {
 		sub = sub[:128]
@@ -93,7 +76,7 @@ func (p *Proxy) originError(err error) string {
 	case errors.Is(err, origin.ErrTimeout):
 		return "ERR nearside: Redis at " + p.origin.Addr() + " has not answered for origin_timeout (" + p.cfg.OriginTimeout.String() + "); the command may or may not have been executed"
 	case errors.Is(err, origin.ErrTooManyPinned):
-		return "ERR nearside: max_pinned (" + strconv.Itoa(p.descriptors.pinned) + ") connections to Redis are in use by transactions, blocking commands and subscriptions"
+		return "ERR nearside: max_pinned (" + strconv.Itoa(p.descriptors.pinned) + ") connections to Redis are in use by transactions, blocking commands, subscriptions, and commands that nearside does not know"
 	case errors.Is(err, origin.ErrTooManyConns):
 		return "ERR nearside: no file descriptor is left for another connection to Redis: raise ulimit -n (LimitNOFILE= in systemd)"
 	}

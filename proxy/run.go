@@ -28,6 +28,7 @@ func (p *Proxy) Run(ctx context.Context) error {
 	}
 	p.wg.Go(func() { p.relieve() })
 	p.wg.Go(func() { p.closeIdle(p.ctx) })
+	p.wg.Go(func() { p.keepLearning(p.ctx) })
 	linkCtx, stopLink := context.WithCancel(p.ctx)
 	defer stopLink()
 	p.wg.Go(func() {

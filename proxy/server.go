@@ -18,6 +18,7 @@ func (p *Proxy) met(runID string) {
 	if runID != "" {
 		p.current().policy.Met(runID)
 	}
+	p.meet(runID) // before the connection is used
 	if p.server.Load() == nil && p.ctx.Err() == nil {
 		p.wg.Go(func() { _, _ = p.facts() }) // whoever needs them asks again
 	}
@@ -38,6 +39,7 @@ func (p *Proxy) linkUp(runID string) {
 	p.origin.Expect(runID)
 	p.current().policy.Met(runID)
 	p.server.Store(nil)
+	p.learning.forgetProcess()
 	p.users.doubt()
 	p.databases.Clear()
 	p.missing.Store(0)
@@ -113,48 +115,7 @@ func (p *Proxy) facts() (*serverFacts, error) {
 		f.minor, _ = strconv.Atoi(parts[1])
 	}
 	p.current().policy.SetHashFieldTTL(f.atLeast7(4))
+	p.current().policy.SetVersion(f.major)
 	p.server.Store(f)
 	return f, nil
-}
-
-// maxUnknown bounds how many names of commands that do not exist are remembered.
-const maxUnknown = 1024
-
-// learn asks the origin once about a command that policy does not know, and
-// tells whether policy knows it now.
-func (p *Proxy) learn(name []byte) bool {
-	if len(name) > 64 {
-		return false
-	}
-	lower := strings.ToLower(string(name))
-	if _, ok := p.unknown.Load(lower); ok || p.unknowns.Load() >= maxUnknown {
-		return false
-	}
-	ctx, cancel := context.WithTimeout(p.ctx, factsTimeout)
-	defer cancel()
-	reply, err := p.origin.Control().Do(ctx, "COMMAND", "INFO", lower).Slice()
-	if err != nil {
-		return false
-	}
-	if len(reply) == 1 {
-		if row, ok := reply[0].([]any); ok && len(row) >= 6 {
-			number := func(i int) int { n, _ := row[i].(int64); return int(n) }
-			var flags []string
-			switch list := row[2].(type) {
-			case []any:
-				for _, f := range list {
-					flags = append(flags, fmt.Sprint(f))
-				}
-			case map[any]any:
-				for f := range list {
-					flags = append(flags, fmt.Sprint(f))
-				}
-			}
-			p.current().policy.Learn(lower, number(1), flags, number(3), number(4), number(5))
-			return true
-		}
-	}
-	p.unknowns.Add(1)
-	p.unknown.Store(lower, struct{}{})
-	return false
 }

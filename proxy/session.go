@@ -58,9 +58,10 @@ type session struct {
 	track    bool    // CLIENT TRACKING is on
 	target   bool    // another session's invalidations are redirected to this one's pinned connection
 	bcast    bool
-	noEvict  bool
 	caching  caching
 	monitor  bool
+
+	privacy // of the owned connection: private.go
 
 	unwatch chan struct{} // closed when the loss of the pinned connection no longer matters
 
@@ -121,7 +122,7 @@ func (s *session) TooBusy() { s.replyError(errBusyBuffers) }
 
 // BatchEnd lets the effects of a batch out, and gives back what it leaves.
 func (s *session) BatchEnd() bool {
-	if s.pin != nil && !s.needsPin() {
+	if s.pin != nil && !s.needsPin() && !s.keepsPrivate() {
 		if !s.awaitAnswers() {
 			return false
 		}

@@ -4,6 +4,8 @@ import (
 	"time"
 
 	"github.com/tidwall/redcon"
+
+	"nearside/policy"
 )
 
 // slowlogCommand is NEARSIDE SLOWLOG GET [count] | LEN | RESET, with Redis's replies.
@@ -13,16 +15,16 @@ func (s *session) slowlogCommand() {
 	l := &s.p.slow
 	sub, rest := s.args[2], s.args[3:]
 	switch {
-	case foldEqual(sub, "len") && len(rest) == 0:
+	case policy.Is(sub, "len") && len(rest) == 0:
 		if s.mayRun("nearside|slowlog len") {
 			s.replyRaw(redcon.AppendInt(nil, int64(l.len())))
 		}
-	case foldEqual(sub, "reset") && len(rest) == 0:
+	case policy.Is(sub, "reset") && len(rest) == 0:
 		if s.mayRun("nearside|slowlog reset") {
 			l.reset()
 			s.replyString(replyOK)
 		}
-	case foldEqual(sub, "get") && len(rest) <= 1:
+	case policy.Is(sub, "get") && len(rest) <= 1:
 		n := int64(slowDefault)
 		if len(rest) == 1 {
 			var ok bool
@@ -34,7 +36,7 @@ func (s *session) slowlogCommand() {
 		if s.mayRun("nearside|slowlog get") {
 			s.replyRaw(appendSlow(nil, l.latest(n)))
 		}
-	case foldEqual(sub, "len"), foldEqual(sub, "reset"), foldEqual(sub, "get"):
+	case policy.Is(sub, "len"), policy.Is(sub, "reset"), policy.Is(sub, "get"):
 		s.replyError(errArity("nearside|slowlog"))
 	default:
 		s.replyError(errUnknownSub("nearside", string(sub)))

@@ -67,7 +67,7 @@ func (s *session) tracking(raw []byte) {
 		if !s.track {
 			break
 		}
-		if foldEqual(s.args[2], "yes") || foldEqual(s.args[2], "no") {
+		if policy.Is(s.args[2], "yes") || policy.Is(s.args[2], "no") {
 			s.caching = caching{cachingArmed, bytes.Clone(raw)}
 		}
 		s.sendPinned(s.slot(), -1, raw, 1)
@@ -107,7 +107,7 @@ func (s *session) tracking(raw []byte) {
 
 // startTracking runs CLIENT TRACKING ON and OFF.
 func (s *session) startTracking(raw []byte) {
-	if !s.track && !foldEqual(s.args[2], "on") && !foldEqual(s.args[2], "off") {
+	if !s.track && !policy.Is(s.args[2], "on") && !policy.Is(s.args[2], "off") {
 		s.forward(raw)
 		return
 	}
@@ -133,13 +133,13 @@ func (s *session) startTracking(raw []byte) {
 		return
 	}
 	if string(reply) == replyOK {
-		on := foldEqual(s.args[2], "on")
+		on := policy.Is(s.args[2], "on")
 		if on && !s.track {
 			s.track = true
 			s.watchPin()
 		}
 		s.track = on
-		s.bcast = slices.ContainsFunc(s.args[3:], func(a []byte) bool { return foldEqual(a, "bcast") })
+		s.bcast = slices.ContainsFunc(s.args[3:], func(a []byte) bool { return policy.Is(a, "bcast") })
 		if !on {
 			s.caching = caching{}
 			redirect = 0
@@ -156,7 +156,7 @@ func redirection(args [][]byte) (at int, id uint64) {
 	for i := 3; i < len(args); i++ {
 		more := i+1 < len(args)
 		switch {
-		case foldEqual(args[i], "redirect") && more:
+		case policy.Is(args[i], "redirect") && more:
 			i++
 			n, ok := parseLength(args[i])
 			if at > 0 {
@@ -166,9 +166,9 @@ func redirection(args [][]byte) (at int, id uint64) {
 				return 0, 0
 			}
 			at, id = i, uint64(n)
-		case foldEqual(args[i], "prefix") && more:
+		case policy.Is(args[i], "prefix") && more:
 			i++
-		case foldEqual(args[i], "bcast"), foldEqual(args[i], "optin"), foldEqual(args[i], "optout"), foldEqual(args[i], "noloop"):
+		case policy.Is(args[i], "bcast"), policy.Is(args[i], "optin"), policy.Is(args[i], "optout"), policy.Is(args[i], "noloop"):
 		default:
 			return at, id
 		}
@@ -281,8 +281,8 @@ func (s *session) unblock() {
 	how := "TIMEOUT"
 	if len(s.args) == 4 {
 		switch {
-		case foldEqual(s.args[3], "timeout"):
-		case foldEqual(s.args[3], "error"):
+		case policy.Is(s.args[3], "timeout"):
+		case policy.Is(s.args[3], "error"):
 			how = "ERROR"
 		default:
 			s.replyError("ERR CLIENT UNBLOCK reason should be TIMEOUT or ERROR")
@@ -349,7 +349,7 @@ func (l *lookahead) quit(s *session) bool {
 			l.done = true // what comes behind it is never looked at
 		case frameInline:
 			word := bytes.Fields(frame)
-			l.done = len(word) == 1 && foldEqual(word[0], "quit")
+			l.done = len(word) == 1 && bytes.EqualFold(word[0], []byte("quit"))
 		case frameArray:
 			l.done = isQuit(frame)
 		}

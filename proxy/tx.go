@@ -324,6 +324,12 @@ func (s *session) queueCommand(raw []byte) {
 	if d.Route == policy.RouteCache {
 		s.bypass(bypassMulti)
 	}
+	if d.Foreign {
+		s.claim()
+		if d.Cmd == nil { // and EXEC's reply will not tell what it has set
+			s.settle()
+		}
+	}
 	if d.DB != s.pin.db { // sendPinned inserts a SELECT
 		t.special(txItem{inserted: 1})
 	} else {
@@ -391,7 +397,11 @@ func (s *session) queueLocal(raw []byte) {
 		s.abortLater(errArity(d.Cmd.Name), true)
 		return
 	}
-	if name := s.d.Cmd.Name; name == "client" || name == "client|help" { // Redis answers; it alone knows which subcommands there are
+	switch name := s.d.Cmd.Name; {
+	case isClient(s.d.Cmd) && s.d.MaySet && name != "client|setinfo" && !s.set.policy.Old():
+		s.abortLater("ERR nearside: this subcommand of CLIENT is not supported inside MULTI; send it before MULTI", true)
+		return
+	case name == "client" || name == "client|help": // Redis answers; it alone knows which subcommands there are
 		s.queueCommand(raw)
 		return
 	}
@@ -425,7 +435,7 @@ func (s *session) sameHello() bool {
 	if ok && v != int64(s.proto) {
 		return false
 	}
-	return !slices.ContainsFunc(s.args[2:], func(a []byte) bool { return foldEqual(a, "auth") })
+	return !slices.ContainsFunc(s.args[2:], func(a []byte) bool { return policy.Is(a, "auth") })
 }
 
 // queueSubscribe queues SUBSCRIBE and its relatives. Redis puts one confirmation

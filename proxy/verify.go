@@ -4,6 +4,7 @@ import (
 	"context"
 	"time"
 
+	"nearside/policy"
 	"nearside/proxy/origin"
 )
 
@@ -108,7 +109,7 @@ func (s *session) learns(sl *slot) {
 	switch args := s.args; s.d.Cmd.Name {
 	case "config|set":
 		for i := 2; i+1 < len(args); i += 2 {
-			if own == "default" && foldEqual(args[i], "requirepass") {
+			if own == "default" && policy.Is(args[i], "requirepass") {
 				password = string(args[i+1])
 			}
 		}

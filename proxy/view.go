@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 
+	"nearside/policy"
 	"nearside/proxy/origin"
 )
 
@@ -158,7 +159,7 @@ func (s *session) mayFlushCache() ([]byte, error) {
 var probeFlushDB = origin.AppendCommand(nil, "FLUSHDB", "nearside")
 
 // syncFlush tells whether the client asked for SYNC.
-func (s *session) syncFlush() bool { return len(s.args) == 2 && foldEqual(s.args[1], "sync") }
+func (s *session) syncFlush() bool { return len(s.args) == 2 && policy.Is(s.args[1], "sync") }
 
 // callHome is call, on the session's own connection where Redis tracks what the client does.
 func (s *session) callHome(db int, raw []byte) ([]byte, error) {

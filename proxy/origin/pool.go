@@ -250,6 +250,13 @@ func (o *Origin) pin(ctx context.Context, g Group) (*Conn, error) {
 	return c, nil
 }
 
+// Crowded tells whether more than half of the connections are out that may be.
+func (o *Origin) Crowded() bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.out > o.cfg.MaxPinned/2
+}
+
 // Unpin takes a pinned connection back. clean says that nothing is left of its
 // owner: no outstanding replies, no MULTI, WATCH, subscription or MONITOR, the
 // database its Group names. Anything else is closed. A second Unpin does nothing.
