@@ -33,7 +33,11 @@ func (s *session) exec(raw []byte) {
 		return
 	}
 	if len(t.subs) > 0 {
+		if !s.awaitAnswers() { // none of them must be taken for what begins the subscription
+			return
+		}
 		s.watchPin()
+		s.pin.conn.KeepFromReuse()
 		if s.proto == 2 {
 			s.pin.conn.SetSubscribed(true)
 		}
@@ -46,6 +50,7 @@ func (s *session) exec(raw []byte) {
 	sl.writes, sl.all, sl.fence = t.writes, t.all, t.fence
 	after := s.pin.db
 	failed := false
+	var array []byte // the subscriptions' part of it is looked at
 	sl.finish = func(_ *slot, b []byte, err error) []byte {
 		if err != nil {
 			failed = !errors.Is(err, origin.ErrTooLarge) // that one was executed
@@ -56,10 +61,13 @@ func (s *session) exec(raw []byte) {
 			failed = true
 			return b
 		}
-		if t.items == nil {
-			return b
+		if t.items != nil {
+			b = assemble(b, t.items)
 		}
-		return assemble(b, t.items)
+		if len(t.subs) > 0 {
+			array = bytes.Clone(b)
+		}
+		return b
 	}
 	s.endTransaction()
 	s.sendPinned(sl, -1, raw, 1)
@@ -73,7 +81,7 @@ func (s *session) exec(raw []byte) {
 	if failed {
 		s.rollback(&t)
 	}
-	s.applySubs(&t, !failed)
+	s.applySubs(&t, !failed, array)
 }
 
 // execLocals is EXEC of a transaction with commands of nearside's own: they run
@@ -100,7 +108,10 @@ func (s *session) execLocals(raw []byte, t *transaction) {
 		s.rollback(t)
 	}
 	s.replyRaw(b)
-	s.applySubs(t, executed)
+	if err != nil {
+		b = nil
+	}
+	s.applySubs(t, executed, b)
 }
 
 // rollback returns to the databases that were selected before MULTI.

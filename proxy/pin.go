@@ -24,8 +24,9 @@ func (s *session) needsPin() bool {
 }
 
 // pinsData tells whether data commands must use the pinned connection: a read
-// answered elsewhere would be hidden from WATCH or from Redis's tracking table.
-func (s *session) pinsData() bool { return s.watch || s.track }
+// answered elsewhere would be hidden from WATCH or from Redis's tracking table. And
+// Redis lets a monitor do little; what, it says itself.
+func (s *session) pinsData() bool { return s.watch || s.track || s.monitor }
 
 // pushes tells whether the origin may send what answers no request.
 func (s *session) pushes() bool { return s.subscribed() || s.track || s.monitor || s.target }
@@ -182,7 +183,6 @@ func (s *session) selectPinned(db int) bool {
 // pinnedCommand is a command that needs a connection of its own.
 func (s *session) pinnedCommand(raw []byte) {
 	if s.monitor && s.d.Cmd.Pin != policy.PinMonitor {
-		// Its connection answers no more; Redis lets a monitor do little, too.
 		s.replyError("ERR nearside: " + s.d.Cmd.Name + " is not possible on a connection that monitors; RESET first")
 		return
 	}

@@ -57,7 +57,11 @@ func (c linkConn) Close() { c.Conn.Close(nil) }
 
 func (c linkConn) Ask(answer func(reply []byte, err error), args ...string) {
 	sink := answerFunc(answer)
-	if err := c.Post(origin.AppendCommand(nil, args...), 1, sink); err != nil {
+	replies := 1
+	if args[0] == "SUBSCRIBE" || args[0] == "PSUBSCRIBE" {
+		replies = -1 // a confirmation, which is written as a push, or an error
+	}
+	if err := c.Post(origin.AppendCommand(nil, args...), replies, sink); err != nil {
 		answer(nil, err)
 		return
 	}

@@ -81,10 +81,12 @@ type session struct {
 	caching caching
 	monitor bool
 
-	unwatch chan struct{} // closed when the loss of the pinned connection no longer matters
+	unwatch    chan struct{} // closed when the loss of the pinned connection no longer matters
+	redirected *session      // the one that redirect names
 
 	monitors atomic.Bool          // monitor, for the pinned connection's reader
 	redirect atomic.Uint64        // the session that CLIENT TRACKING redirects to; 0: none
+	targeted atomic.Int32         // how many sessions redirect, or are about to redirect, to this one
 	solo     atomic.Uint64        // odd while a slot is begun that is not in the queue
 	blocked  blockedOn            // for CLIENT UNBLOCK of other sessions
 	pausing  atomic.Bool          // CLIENT PAUSE holds it back
@@ -387,6 +389,7 @@ func (s *session) close() {
 	s.flushOrigin()
 	s.shut()
 	s.abandon()
+	s.redirectsTo(nil)
 	s.counts.flush(s)
 	s.passed.flush(s)
 	s.times.settle(s)

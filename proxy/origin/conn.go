@@ -71,6 +71,7 @@ type Conn struct {
 	done    chan struct{}
 
 	isOut      atomic.Bool  // pinned: owned by somebody
+	tainted    atomic.Bool  // pinned: not to be given to anybody else
 	heard      atomic.Int64 // when a byte last came
 	writeSince atomic.Int64 // when the write that is under way began, 0 if none is
 	bigWrite   atomic.Int64 // when a request larger than the socket's buffer was last written out
@@ -379,9 +380,9 @@ func (c *Conn) Reselect(db int) { c.group.DB = db }
 // Outstanding is the number of Sends whose Sink has not been called.
 func (c *Conn) Outstanding() int { return int(c.pending.len()) }
 
-// SetPush says where frames go that are no replies: RESP3 pushes (the
-// confirmations of subscribing and unsubscribing are replies while somebody waits
-// for one), and what SetSubscribed and SetMonitor name. f runs on the reading
+// SetPush says where frames go that are no replies: RESP3 pushes (but not the
+// confirmations that a Send waits for whose replies are negative), and what
+// SetSubscribed and SetMonitor name. f runs on the reading
 // goroutine and must not block; frame is valid only during the call. With nil
 // they are dropped.
 func (c *Conn) SetPush(f func(frame []byte, batch *Batch)) {
@@ -393,18 +394,24 @@ func (c *Conn) SetPush(f func(frame []byte, batch *Batch)) {
 }
 
 // SetSubscribed switches RESP2's way of delivering messages on or off: arrays
-// that begin with message, pmessage or smessage are then no replies.
+// that begin with message, pmessage or smessage are then no replies, and nothing is
+// that comes while no reply is due. It is on from the next reply; call it before what
+// subscribes is sent, with nothing outstanding.
 func (c *Conn) SetSubscribed(on bool) {
 	if on {
-		c.mode.CompareAndSwap(modeReplies, modeSubscribed)
+		c.mode.CompareAndSwap(modeReplies, modeSubscribeNext)
 	} else {
+		c.mode.CompareAndSwap(modeSubscribeNext, modeReplies)
 		c.mode.CompareAndSwap(modeSubscribed, modeReplies)
 	}
 }
 
-// SetMonitor makes everything after the next reply out-of-band. Call it before
-// the MONITOR is sent, with nothing outstanding.
+// SetMonitor makes a monitor's lines, from the next reply on, no replies. Call it
+// before the MONITOR is sent, with nothing outstanding.
 func (c *Conn) SetMonitor() { c.mode.Store(modeMonitorNext) }
+
+// KeepFromReuse has Unpin close the connection, whatever its owner says of it.
+func (c *Conn) KeepFromReuse() { c.tainted.Store(true) }
 
 // Call sends a request and waits for its replies: for cold paths. When ctx ends
 // first, the request may still be carried out.

@@ -180,7 +180,7 @@ func (o *Origin) Unpin(c *Conn, clean bool) {
 	if c.kind != pinned || !c.isOut.CompareAndSwap(true, false) {
 		return
 	}
-	clean = clean && c.Outstanding() == 0 && c.mode.Load() == modeReplies
+	clean = clean && c.Outstanding() == 0 && c.mode.Load() == modeReplies && !c.tainted.Load()
 	c.SetPush(nil)
 
 	o.mu.Lock()
