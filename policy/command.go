@@ -95,6 +95,7 @@ type Command struct {
 	route     Route // RoutePass unless its row says otherwise
 	quirk     quirk
 	writesAll bool // WritesAll
+	alone     bool // Decision.Alone
 	release   bool // as a write of a lock's key it never acquires the lock
 	opaque    bool // learned, and what it may change cannot be known: treated as an unknown command
 	keys      []keySpec
@@ -251,6 +252,8 @@ func (c *Command) mark(word string) {
 		c.writesAll = true
 	case "release":
 		c.release = true
+	case "alone":
+		c.alone = true
 	case "source":
 		c.quirk, c.sourceAt = quirkSource, number(arg)
 	default:

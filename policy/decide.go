@@ -71,6 +71,7 @@ type Decision struct {
 	Keys   []Key  // reused between calls
 	Effect Effect // what it may change
 	Fence  Fence
+	Alone  bool   // with RoutePass: nobody else's command may be on its connection while it runs
 	Err    string // with RouteRefused: the error line without '-' and CRLF
 }
 
@@ -114,6 +115,7 @@ func (p *Policy) Decide(d *Decision, sessionDB int, args [][]byte) {
 		return
 	}
 
+	d.Alone = c.alone || c.quirk == quirkEval || c.quirk == quirkEvalSHA // unless it is known to end
 	var ok bool
 	if d.Keys, ok = AppendKeys(d.Keys, c, args); !ok {
 		// Redis refuses it. Should Redis understand it after all, being newer, nothing it writes is missed.
@@ -241,6 +243,9 @@ func (p *Policy) quirks(d *Decision, args [][]byte) {
 	case quirkFCall:
 	default:
 		return
+	}
+	if script.quick {
+		d.Alone = false
 	}
 	if !script.keeps {
 		d.Effect |= WritesUnnamed
