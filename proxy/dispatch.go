@@ -20,6 +20,9 @@ func (s *session) dispatch(raw []byte) {
 	s.decide()
 	s.start()
 	d := &s.d
+	if len(raw) >= aloneSize {
+		d.Alone = true
+	}
 	if d.Cmd == nil && looksLikeHTTP(s.args[0]) {
 		s.p.log.Warn("closing a client that speaks HTTP, as Redis does: a browser may have been tricked into it", "client", s.id)
 		s.quit = true
@@ -67,6 +70,8 @@ func (s *session) dispatch(raw []byte) {
 	case policy.RoutePass:
 		if s.pinsData() || s.subscribed() && publishes(d.Cmd) {
 			s.forwardPinned(raw)
+		} else if d.Cmd != nil && d.Cmd.Flags.Has(policy.FlagAllowBusy) {
+			s.forwardBusy(raw)
 		} else {
 			s.forward(raw)
 		}
@@ -121,10 +126,21 @@ func (s *session) group(db int, lock bool) origin.Group {
 	return origin.Group{DB: db, Proto: s.proto, Lock: lock, User: s.user, Password: s.pass}
 }
 
-// wire returns the shared connection that the session uses for a database.
+// wire returns the connection that the session uses for a database, a shared one
+// unless the command at hand, or an unanswered one before it, must be alone.
+func (s *session) wire(db int, lock bool) (*origin.Conn, error) {
+	if s.d.Alone || s.inLane {
+		if c, err := s.lane(db, lock); c != nil || err != nil {
+			return c, err
+		}
+	}
+	return s.sharedWire(db, lock)
+}
+
+// sharedWire returns the shared connection that the session uses for a database.
 // It is the same one for all the session's life unless it breaks, so that what
 // is sent on it takes effect in order.
-func (s *session) wire(db int, lock bool) (*origin.Conn, error) {
+func (s *session) sharedWire(db int, lock bool) (*origin.Conn, error) {
 	free := &s.wires[int(s.id)%len(s.wires)] // when all are taken by other kinds
 	for i := range s.wires {
 		w := &s.wires[i]

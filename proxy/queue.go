@@ -30,6 +30,8 @@ type queue struct {
 	via   *origin.Conn
 	mixed bool
 
+	lane laneHold
+
 	full [][]byte // bytes to send: full buffers and large replies, then
 	out  []byte   // the buffer that small replies are appended to
 	size int64    // bytes in full, out and waiting answers
@@ -92,6 +94,7 @@ func (s *session) push(sl *slot, via *origin.Conn) {
 		q.mixed = true
 	}
 	q.unanswered++
+	q.lane.asked = false
 	if !sl.read {
 		q.writes++
 	}
@@ -141,7 +144,16 @@ func (s *session) detachOut() {
 func (s *session) answer(sl *slot, b []byte, owned bool, at int64) {
 	q := &s.q
 	q.mu.Lock()
-	defer q.mu.Unlock()
+	s.answerLocked(sl, b, owned, at)
+	lane := q.freeLane()
+	q.mu.Unlock()
+	if lane != nil {
+		s.p.origin.Unpin(lane, true)
+	}
+}
+
+func (s *session) answerLocked(sl *slot, b []byte, owned bool, at int64) {
+	q := &s.q
 	q.at, sl.op.answered = at, at
 	q.unanswered--
 	if !sl.read {

@@ -68,6 +68,7 @@ type session struct {
 
 	// Origin connections in use.
 	wires   [4]wire
+	inLane  bool           // the session holds a lane, or has held one lately
 	touched []*origin.Conn // written to since the last flush
 	pin     *pinned        // owned connection, or nil
 	tx      transaction
@@ -230,6 +231,9 @@ func (s *session) batch() bool {
 		s.unpin()
 	}
 	s.flushBatch()
+	if s.inLane {
+		s.leaveLane()
+	}
 	s.counts.flush(s)
 	s.passed.flush(s)
 	if cap(s.scratch) > keepOut {
@@ -389,6 +393,7 @@ func (s *session) close() {
 	s.flushOrigin()
 	s.shut()
 	s.abandon()
+	s.leaveLane()
 	s.redirectsTo(nil)
 	s.counts.flush(s)
 	s.passed.flush(s)

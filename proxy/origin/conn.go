@@ -38,9 +38,16 @@ type kind uint8
 const (
 	shared kind = iota
 	pinned
+	lane      // owned as a pinned one, read as a shared one
 	dialled   // by Dial: the link
-	heartbeat // the watchdog's own
+	heartbeat // the watchdog's own, and those of DialBusy
 )
+
+// owned tells whether somebody takes such a connection for a while and gives it back.
+func (k kind) owned() bool { return k == pinned || k == lane }
+
+// data tells whether it carries clients' requests.
+func (k kind) data() bool { return k == shared || k.owned() }
 
 // Conn is one connection to the origin. All methods may be called from any
 // goroutine.
@@ -260,7 +267,7 @@ func (c *Conn) writeOut() {
 
 	c.mu.Lock()
 	keep := keepShared
-	if c.kind == pinned {
+	if c.kind.owned() {
 		keep = keepPinned
 	}
 	if cap(buf) <= keep {

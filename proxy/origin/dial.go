@@ -26,6 +26,7 @@ type Group struct {
 	DB    int
 	Proto int  // 2 or 3
 	Lock  bool // the locks' own
+	Alone bool // shared by what should have a Lane and found no room for one
 	// User and Password as the client gave them. User "" with a Password is the
 	// AUTH of one argument. Both "": nearside's own credentials.
 	User, Password string
@@ -46,7 +47,7 @@ func (o *Origin) dial(ctx context.Context, g Group, k kind, prepare func(*Conn))
 	o.dials.Add(1)
 	c, err := o.connect(ctx, g, k)
 	if err == nil {
-		if k == shared || k == pinned {
+		if k.data() {
 			if o.cfg.OnConnect != nil {
 				o.cfg.OnConnect(c.runID)
 			}
@@ -71,7 +72,7 @@ func (o *Origin) register(c *Conn) error {
 	if o.closed {
 		return ErrClosed
 	}
-	if (c.kind == shared || c.kind == pinned) && o.other(c) {
+	if c.kind.data() && o.other(c) {
 		return fmt.Errorf("%w: run id %s instead of %s", ErrOtherServer, c.runID, o.expect)
 	}
 	o.conns[c] = struct{}{}
@@ -178,7 +179,7 @@ func (o *Origin) handshake(ctx context.Context, opt *redis.Options, g Group, k k
 		_ = raw.Close()
 		return nil, err
 	}
-	if o.loops != nil && (k == shared || k == dialled) && nc == raw {
+	if o.loops != nil && (k == shared || k == lane || k == dialled) && nc == raw {
 		if s, err := loop.Detach(nc); err == nil {
 			nc, raw = s, s
 		}

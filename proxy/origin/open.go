@@ -232,7 +232,7 @@ func (o *Origin) Stats() Stats {
 			continue
 		case c.kind == dialled:
 			s.Dialled++
-		case c.kind == pinned:
+		case c.kind.owned():
 			if c.isOut.Load() {
 				s.Pinned++
 			}

@@ -13,7 +13,8 @@ import (
 const (
 	firstBackoff = 50 * time.Millisecond
 	lastBackoff  = time.Second
-	maxIdle      = 64
+	maxIdle      = 64  // pinned ones
+	maxIdleLanes = 512 // each active session may need one again and again
 	idleFor      = 60 * time.Second
 	unusedFor    = 5 * time.Minute // after which a client user's shared connection is taken out of use
 )
@@ -141,7 +142,41 @@ func (o *Origin) finish(g Group, sl *slot, a *attempt, c *Conn, err error) {
 
 // Pin returns a connection for one owner, who gives it back with Unpin, also when
 // it broke.
-func (o *Origin) Pin(ctx context.Context, g Group) (*Conn, error) {
+func (o *Origin) Pin(ctx context.Context, g Group) (*Conn, error) { return o.take(ctx, g, pinned) }
+
+// Lane is Pin for who owns the connection for a few requests only, which nobody else's
+// must follow: one of them may run long, block the connection at the server, or
+// make the server close it.
+func (o *Origin) Lane(ctx context.Context, g Group) (*Conn, error) { return o.take(ctx, g, lane) }
+
+// TryLane is Lane for who should not wait: it returns nil if one must be dialled.
+func (o *Origin) TryLane(g Group) *Conn {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.closed || o.out >= o.cfg.MaxPinned {
+		return nil
+	}
+	c := o.takeIdle(g, lane)
+	if c != nil {
+		o.out++
+	}
+	return c
+}
+
+// takeIdle is called with mu held.
+func (o *Origin) takeIdle(g Group, k kind) *Conn {
+	for i := len(o.idle) - 1; i >= 0; i-- { // the last used one is the likeliest to live
+		c := o.idle[i]
+		if c.kind == k && c.group == g && c.Err() == nil {
+			o.idle = append(o.idle[:i], o.idle[i+1:]...)
+			c.isOut.Store(true)
+			return c
+		}
+	}
+	return nil
+}
+
+func (o *Origin) take(ctx context.Context, g Group, k kind) (*Conn, error) {
 	o.mu.Lock()
 	if o.closed {
 		o.mu.Unlock()
@@ -152,18 +187,13 @@ func (o *Origin) Pin(ctx context.Context, g Group) (*Conn, error) {
 		return nil, ErrTooManyPinned
 	}
 	o.out++
-	for i := len(o.idle) - 1; i >= 0; i-- { // the last used one is the likeliest to live
-		c := o.idle[i]
-		if c.group == g && c.Err() == nil {
-			o.idle = append(o.idle[:i], o.idle[i+1:]...)
-			c.isOut.Store(true)
-			o.mu.Unlock()
-			return c, nil
-		}
-	}
+	c := o.takeIdle(g, k)
 	o.mu.Unlock()
+	if c != nil {
+		return c, nil
+	}
 
-	c, err := o.dial(ctx, g, pinned, func(c *Conn) { c.isOut.Store(true) })
+	c, err := o.dial(ctx, g, k, func(c *Conn) { c.isOut.Store(true) })
 	if err != nil {
 		o.mu.Lock()
 		o.out--
@@ -173,11 +203,11 @@ func (o *Origin) Pin(ctx context.Context, g Group) (*Conn, error) {
 	return c, nil
 }
 
-// Unpin takes a pinned connection back. clean says that nothing is left of its
+// Unpin takes a connection of Pin or Lane back. clean says that nothing is left of its
 // owner: no outstanding replies, no MULTI, WATCH, subscription or MONITOR, the
 // database its Group names. Anything else is closed. A second Unpin does nothing.
 func (o *Origin) Unpin(c *Conn, clean bool) {
-	if c.kind != pinned || !c.isOut.CompareAndSwap(true, false) {
+	if !c.kind.owned() || !c.isOut.CompareAndSwap(true, false) {
 		return
 	}
 	clean = clean && c.Outstanding() == 0 && c.mode.Load() == modeReplies && !c.tainted.Load()
@@ -191,10 +221,7 @@ func (o *Origin) Unpin(c *Conn, clean bool) {
 		if _, known := o.conns[c]; known { // else its reader has just ended
 			c.watch.idleSince = o.now()
 			o.idle = append(o.idle, c)
-			if len(o.idle) > maxIdle {
-				surplus = o.idle[0]
-				o.idle = append(o.idle[:0], o.idle[1:]...)
-			}
+			surplus = o.takeSurplus(c.kind)
 		}
 	}
 	o.mu.Unlock()
@@ -204,6 +231,31 @@ func (o *Origin) Unpin(c *Conn, clean bool) {
 	if !keep {
 		c.fail(ErrClosed)
 	}
+}
+
+// takeSurplus takes the longest unused idle connection of a kind out if there are too many.
+// mu is held.
+func (o *Origin) takeSurplus(k kind) *Conn {
+	most, n, oldest := maxIdle, 0, -1
+	if k == lane {
+		most = maxIdleLanes
+	}
+	if len(o.idle) <= most {
+		return nil
+	}
+	for i, c := range o.idle {
+		if c.kind == k {
+			if n++; oldest < 0 {
+				oldest = i
+			}
+		}
+	}
+	if n <= most {
+		return nil
+	}
+	c := o.idle[oldest]
+	o.idle = append(o.idle[:oldest], o.idle[oldest+1:]...)
+	return c
 }
 
 // Dial makes a connection outside of all pools, for the link. push gets RESP3
@@ -217,6 +269,12 @@ func (o *Origin) Dial(ctx context.Context, g Group, push func(frame []byte)) (*C
 	})
 }
 
+// DialBusy makes a connection outside of all pools, also to a server that is busy with
+// a script and answers nothing but what ends that.
+func (o *Origin) DialBusy(ctx context.Context, g Group) (*Conn, error) {
+	return o.dial(ctx, g, heartbeat, nil)
+}
+
 // Expect says that only connections to the server process runID may be used from
 // now on, and closes the shared and pinned ones (idle or not) to any other. "" lifts
 // that. Connections whose server did not tell its run id are spared.
@@ -226,7 +284,7 @@ func (o *Origin) Expect(runID string) {
 	o.expect = runID
 	var wrong []*Conn
 	for c := range o.conns {
-		if (c.kind == shared || c.kind == pinned) && o.other(c) {
+		if c.kind.data() && o.other(c) {
 			wrong = append(wrong, c)
 		}
 	}
