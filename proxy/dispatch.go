@@ -129,7 +129,7 @@ func (s *session) group(db int, lock bool) origin.Group {
 // wire returns the connection that the session uses for a database, a shared one
 // unless the command at hand, or an unanswered one before it, must be alone.
 func (s *session) wire(db int, lock bool) (*origin.Conn, error) {
-	if s.d.Alone || s.inLane {
+	if s.d.Alone || s.inLane || s.p.limits.narrow.Load() {
 		if c, err := s.lane(db, lock); c != nil || err != nil {
 			return c, err
 		}

@@ -37,7 +37,7 @@ func (s *session) lane(db int, lock bool) (*origin.Conn, error) {
 	if c := s.heldLane(g); c != nil {
 		return c, nil
 	}
-	if !s.d.Alone {
+	if !s.d.Alone && (!s.p.limits.narrow.Load() || smallReply(s.d.Cmd, s.args)) {
 		return nil, nil
 	}
 	if !s.awaitAnswers() { // in the lane of another database, or elsewhere

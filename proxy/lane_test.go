@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"nearside/policy"
 	"nearside/proxy/internal/redistest"
 )
 
@@ -175,5 +176,168 @@ func TestNoRoomForLanes(t *testing.T) {
 	n.eventually("it blocks", func() bool { return blocked(redis) == 1 })
 	for range 4 {
 		want(t, n.dial(), "3", "EVAL", "local n = 0 for i = 1, 2 do n = n + i end return n", "0")
+	}
+}
+
+// FLUSHALL and FLUSHDB block their own client only: Redis 8 frees the memory in the
+// background, and everybody else goes on.
+func TestFlushBlocksItself(t *testing.T) {
+	for _, line := range []string{"FLUSHALL", "FLUSHALL SYNC", "FLUSHDB SYNC"} {
+		t.Run(line, func(t *testing.T) {
+			redis := redistest.StartNamed(t, redistest.Redis8)
+			n := start(t, redis, func(c *Config) { c.OriginConnections = 1 })
+			c, other := n.dial(), n.dial()
+			want(t, c, "OK", "SELECT", "5")
+			want(t, other, "OK", "SELECT", "5")
+			redis.DoDB(5, "DEBUG", "POPULATE", "1000000")
+			c.Send(strings.Fields(line)...)
+			n.eventually("it blocks at Redis", func() bool { return blocked(redis) == 1 })
+			want(t, other, "(nil)", "GET", "x")
+			want(t, other, "OK", "SET", "x", "1")
+			if blocked(redis) != 1 {
+				t.Fatal("it was over too soon to show anything")
+			}
+			if got := c.Read(); got != "OK" {
+				t.Errorf("%s answered %s", line, got)
+			}
+		})
+	}
+}
+
+// A request that Redis closes its connection for costs nobody else a reply, and its
+// client sees what it would see at Redis.
+func TestTooLargeForRedis(t *testing.T) {
+	t.Run("known", func(t *testing.T) { t.Parallel(); tooLargeForRedis(t, true) })
+	t.Run("not known", func(t *testing.T) { t.Parallel(); tooLargeForRedis(t, false) })
+}
+
+func tooLargeForRedis(t *testing.T, known bool) {
+	redis := redistest.Start(t, "--proto-max-bulk-len", "1mb")
+	if !known {
+		redis.Do("ACL", "SETUSER", "default", "-config|get")
+	}
+	n := start(t, redis, func(c *Config) { c.OriginConnections = 1 })
+	var stop sync.WaitGroup
+	done := make(chan struct{})
+	for range 4 {
+		c := n.dial()
+		stop.Go(func() {
+			for i := 0; ; i++ {
+				select {
+				case <-done:
+					return
+				default:
+				}
+				c.Write(redistest.Command("SET", "k", "v") + redistest.Command("GET", "k") + redistest.Command("INCR", "n"))
+				for range 3 {
+					if got, err := c.TryRead(); err != nil || got[0] == '-' {
+						t.Errorf("somebody else lost a reply: %s %v", got, err)
+						return
+					}
+				}
+			}
+		})
+	}
+	if known {
+		n.eventually("the limit is known", func() bool { return n.limits.bulk.Load() == 1<<20 })
+	}
+	for _, size := range []int{1<<20 - 100, 1 << 20, 1<<20 + 1, 3 << 20} {
+		for _, key := range []string{"big", "product:big"} {
+			raw := redistest.Command("SET", key, strings.Repeat("x", size)) + redistest.Command("STRLEN", key)
+			got := transcript(t, n.addr, raw, false)
+			if size <= 1<<20 {
+				if got != "+OK\r\n:"+itoa(size)+"\r\n" {
+					t.Errorf("%d bytes: %.100q", size, got)
+				}
+			} else if strings.HasPrefix(got, "-ERR nearside: the connection to Redis") && !known { // a RST has overtaken the error, as it may at Redis
+			} else if got != "-ERR Protocol error: invalid bulk length\r\n" && (known || !strings.HasPrefix(got, "-ERR Protocol error: invalid bulk length\r\n")) {
+				t.Errorf("%d bytes: %.100q", size, got)
+			}
+		}
+	}
+	close(done)
+	stop.Wait()
+}
+
+// A reply that exceeds client-output-buffer-limit costs its own session the connection,
+// and nobody else a reply.
+func TestOutputLimit(t *testing.T) {
+	t.Parallel()
+	redis := redistest.Start(t, "--client-output-buffer-limit", "normal 256kb 0 0")
+	n := start(t, redis, func(c *Config) { c.OriginConnections = 1 })
+	n.eventually("the limit is known", n.limits.narrow.Load)
+	redis.Do("SET", "big", strings.Repeat("x", 16<<20))
+	redis.DoDB(1, "SET", "product:big", strings.Repeat("x", 16<<20))
+	var others sync.WaitGroup
+	done := make(chan struct{})
+	for range 4 {
+		c := n.dial()
+		others.Go(func() {
+			defer c.Close()
+			for {
+				select {
+				case <-done:
+					return
+				default:
+				}
+				c.Write(redistest.Command("SET", "k", "v") + redistest.Command("GET", "k") + redistest.Command("INCR", "n") + redistest.Command("GET", "product:1"))
+				for range 4 {
+					if got, err := c.TryRead(); err != nil || got[0] == '-' {
+						t.Errorf("somebody else lost a reply: %s %v", got, err)
+						return
+					}
+				}
+			}
+		})
+	}
+	for _, args := range [][]string{{"GET", "big"}, {"GETRANGE", "big", "0", "-1"}, {"SET", "big", "x", "GET"}, {"GET", "product:big"}, {"MGET", "product:big", "product:1"}, {"EVAL", "return string.rep('x', 2^24)", "0"}} {
+		redis.Do("SET", "big", strings.Repeat("x", 16<<20))
+		c := n.dial()
+		c.Send(args...)
+		if got, err := c.TryRead(); err == nil && !strings.HasPrefix(got, "-ERR nearside: the connection to Redis") && len(got) < 16<<20 {
+			t.Errorf("%s is answered %.100q", args, got)
+		}
+		c.Close()
+	}
+	close(done)
+	others.Wait()
+	n.settled()
+}
+
+// Redis evicts the client that takes most memory; that must not be a shared connection.
+func TestClientEviction(t *testing.T) {
+	t.Parallel()
+	redis := redistest.Start(t)
+	n := start(t, redis, nil)
+	c := n.dial()
+	c.Do("GET", "x")
+	c.Do("GET", "product:1")
+	kept, shared := 0, 0
+	for line := range strings.Lines(redis.Do("CLIENT", "LIST")) {
+		if strings.Contains(line, "cmd=get ") || strings.Contains(line, "cmd=exec ") {
+			shared++
+			if strings.Contains(line, " flags=e ") {
+				kept++
+			}
+		}
+	}
+	if shared != 2 || kept != 2 {
+		t.Errorf("%d of %d shared connections are exempt", kept, shared)
+	}
+}
+
+func TestLimited(t *testing.T) {
+	for classes, want := range map[string]bool{
+		"normal 0 0 0 slave 268435456 67108864 60 pubsub 33554432 8388608 60": false, "slave 1 1 1 normal 0 0 60": false, "": false, "normal": false,
+		"normal 1 0 0 slave 0 0 0": true, "slave 0 0 0 normal 0 1 60": true,
+	} {
+		if limited(classes) != want {
+			t.Errorf("%q", classes)
+		}
+	}
+	for name := range smallReplies {
+		if policy.Lookup([][]byte{[]byte(name)}) == nil {
+			t.Errorf("there is no %s", name)
+		}
 	}
 }

@@ -73,6 +73,7 @@ type Proxy struct {
 	unmatched unmatched
 	reporter  reporter
 	touch     toucher
+	limits    limits
 
 	pause  pause
 	paused atomic.Bool // perhaps: CLIENT PAUSE was given and no UNPAUSE since
@@ -145,6 +146,7 @@ func New(cfg Config) (*Proxy, error) {
 	p.audit.init(p)
 	p.reporter.init(p, time.Now())
 	p.touch.init(p)
+	p.limits.init()
 	p.link = link.New(link.Config{
 		Dial: p.dialLink, Prefixes: set.rules.Prefixes(), Mode: mode, Ping: cfg.Ping, MaxStaleness: cfg.MaxStaleness,
 		Now: clockNow, Log: cfg.Log.With("origin", p.origin.Addr()),

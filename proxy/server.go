@@ -38,6 +38,7 @@ func (p *Proxy) linkUp(runID string) {
 	p.databases.Clear()
 	p.missing.Store(0)
 	p.touch.look()
+	p.limits.look()
 	// Without the server's version hash reads are simply not cached yet.
 	p.wg.Go(func() { _, _ = p.facts() })
 }

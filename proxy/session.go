@@ -131,6 +131,7 @@ func (p *Proxy) newSession(conn net.Conn) *session {
 		authed: p.cfg.DefaultUser != "none", acl: &p.users.own,
 	}
 	s.adopt()
+	s.frames.limits = &p.limits
 	s.q.cond.L = &s.q.mu
 	s.join()
 	if s.src == nil {

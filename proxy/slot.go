@@ -97,10 +97,18 @@ func (sl *slot) Reply(b []byte, err error, batch *origin.Batch) {
 	case err != nil:
 		b = appendError(nil, s.p.originError(err))
 	}
+	ends := err == nil && len(b) > 0 && b[0] == '-' && bytes.HasPrefix(b, []byte(protocolError))
 	fenced := sl.settle(b, err)
 	s.answer(sl, b, owned, s.p.answeredAt(batch))
 	s.letOut(batch, fenced)
+	if ends {
+		s.stop()
+	}
 }
+
+// protocolError begins the error with which Redis closes a connection: the
+// request was larger than proto-max-bulk-len. The client must see the same.
+const protocolError = "-ERR Protocol error: "
 
 // letOut has an answer sent, and then the PING for the fence that it has raised, if
 // it has: the client does not wait for that.

@@ -194,9 +194,21 @@ func (o *Origin) introduce(ctx context.Context, rc *redis.Conn, g Group, k kind,
 	if o.cfg.SkipRunID || k == heartbeat {
 		args = []any{"ping"}
 	}
+	pipe := rc.Pipeline()
 	cmd := redis.NewRawCmd(ctx, args...)
-	_ = rc.Process(ctx, cmd)
-	b, err := cmd.Result()
+	_ = pipe.Process(ctx, cmd)
+	if (k == shared || k == dialled) && !o.cfg.SkipRunID {
+		// maxmemory-clients must not hit whoever shares a connection for what another one
+		// has asked. Where that is not known or not permitted it stays as it is.
+		_ = pipe.Process(ctx, redis.NewRawCmd(ctx, "client", "no-evict", "on"))
+	}
+	_, err = pipe.Exec(ctx)
+	b := cmd.Val()
+	if cmd.Err() != nil || len(b) > 0 { // it has a result of its own
+		err = cmd.Err()
+	} else if err == nil {
+		err = errors.New("no answer")
+	}
 	if err != nil {
 		return "", err
 	}
