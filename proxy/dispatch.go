@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"errors"
 	"time"
 
 	"nearside/policy"
@@ -278,10 +279,45 @@ func (s *session) transmit(sl *slot, c *origin.Conn, req []byte, replies int) {
 	} else {
 		err = s.sendOn(c, req, replies, sl)
 	}
+	if err == nil {
+		return
+	}
+	if errors.Is(err, origin.ErrRetired) {
+		err = s.sendAnew(sl, c, req, replies)
+	}
 	if err != nil {
 		sl.Reply(nil, err, nil)
 	}
 }
+
+// sendAnew sends what was to go on a shared connection that has just been closed for
+// being unused: nothing was sent there.
+func (s *session) sendAnew(sl *slot, old *origin.Conn, req []byte, replies int) error {
+	for range retiredTries {
+		s.blocking()
+		c, err := s.p.origin.Shared(s.p.ctx, old.Group(), s.id)
+		if err != nil {
+			return err
+		}
+		s.q.mu.Lock()
+		if s.q.via == old {
+			s.q.via = c
+		}
+		if sl.fetch != nil {
+			sl.fetch.via = c
+		}
+		s.q.mu.Unlock()
+		s.touch(c)
+		if err = c.Send(req, replies, sl); !errors.Is(err, origin.ErrRetired) {
+			return err
+		}
+	}
+	return origin.ErrRetired
+}
+
+// retiredTries bounds how often somebody has the bad luck that a connection is closed
+// for being unused in the moment in which it is to be used.
+const retiredTries = 3
 
 // sendOn is c.Send, for which the reader leaves its loop if that has to wait.
 func (s *session) sendOn(c *origin.Conn, req []byte, replies int, sl *slot) error {

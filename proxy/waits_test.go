@@ -279,3 +279,26 @@ func TestPushesInsideReplies(t *testing.T) {
 		})
 	}
 }
+
+// A walk over very many databases leaves few connections, and never has very many.
+func TestWalkOverDatabases(t *testing.T) {
+	t.Parallel()
+	redis := redistest.Start(t, "--databases", "4000")
+	n := start(t, redis, nil)
+	c, d := n.dial(), n.dial()
+	most := 0
+	for db := 0; db < 4000; db += 4 {
+		for _, o := range []*redistest.Client{c, d} {
+			want(t, o, "OK", "SELECT", itoa(db))
+			want(t, o, "(nil)", "GET", "x")
+		}
+		st := n.origin.Stats()
+		most = max(most, st.Shared+st.Idle+st.Pinned)
+	}
+	if most > 700 {
+		t.Errorf("there were %d connections", most)
+	}
+	n.eventually("few stay", func() bool { return n.origin.Stats().Shared <= 70 })
+	want(t, c, "(nil)", "GET", "x")
+	want(t, d, "OK", "SET", "x", "1")
+}

@@ -92,6 +92,7 @@ func newConn(o *Origin, g Group, k kind, runID string, nc, raw net.Conn) *Conn {
 	c.pending.init()
 	c.heard.Store(o.now())
 	c.watch.head = -1
+	c.watch.sentSince = c.heard.Load()
 	return c
 }
 
@@ -325,11 +326,23 @@ func (c *Conn) writePieces(buf []byte) error {
 
 // fail breaks the connection; the first error stays. The reader, whose Read
 // fails now, tells the sinks.
-func (c *Conn) fail(err error) {
+func (c *Conn) fail(err error) { c.failUnless(err, nil) }
+
+// retire closes a connection on which nothing is going on; whoever is about to send
+// something there learns that nothing was sent.
+func (c *Conn) retire() bool {
+	return c.failUnless(ErrRetired, func() bool {
+		return c.pending.len() > 0 || c.writing || c.waiting > 0 || c.dirty()
+	})
+}
+
+// failUnless breaks the connection, unless it is broken or spared, which is asked
+// with mu held.
+func (c *Conn) failUnless(err error, spared func() bool) bool {
 	c.mu.Lock()
-	if c.err != nil {
+	if c.err != nil || spared != nil && spared() {
 		c.mu.Unlock()
-		return
+		return false
 	}
 	c.err = err
 	close(c.done)
@@ -349,6 +362,7 @@ func (c *Conn) fail(err error) {
 	case errors.Is(err, ErrLost):
 		c.o.lost.Add(1)
 	}
+	return true
 }
 
 // Close breaks the connection: outstanding sinks get err, or ErrClosed if it is nil.

@@ -31,6 +31,9 @@ type Config struct {
 	Connections int
 	// MaxPinned bounds the pinned connections that are out at one time. Default 4096.
 	MaxPinned int
+	// Home are the databases whose shared connections, if they are nearside's own user's,
+	// stay however long nobody uses them.
+	Home []int
 	// OnConnect is called with the run id of every new shared or pinned connection
 	// before it is used; "" if the server does not tell. It may call Expect. May be nil.
 	OnConnect func(runID string)

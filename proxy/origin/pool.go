@@ -1,10 +1,12 @@
 package origin
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -16,7 +18,14 @@ const (
 	maxIdle      = 64  // pinned ones
 	maxIdleLanes = 512 // each active session may need one again and again
 	idleFor      = 60 * time.Second
-	unusedFor    = 5 * time.Minute // after which a client user's shared connection is taken out of use
+
+	// A shared connection that nobody uses stays for so long; where there are more than
+	// fewShared for a shorter time, and where there are manyShared a new one takes the place
+	// of the longest unused. So a walk over all databases leaves nothing.
+	unusedFor    = 5 * time.Minute
+	unusedOfMany = 5 * time.Second
+	fewShared    = 64
+	manyShared   = 512
 )
 
 // slots are the shared connections of one group.
@@ -114,9 +123,40 @@ func (o *Origin) start(f func()) bool {
 
 // try dials for a slot. Those who wait may leave; the connection stays.
 func (o *Origin) try(g Group, sl *slot, a *attempt) {
+	o.retireLongestUnused(manyShared - 1)
 	c, err := o.dial(o.ctx, g, shared, func(c *Conn) { c.slot = sl })
 	o.finish(g, sl, a, c, err)
 }
+
+// retireLongestUnused closes shared connections on which nothing is going on until there are most.
+func (o *Origin) retireLongestUnused(most int) {
+	var unused []*Conn
+	n := 0
+	o.mu.Lock()
+	for c := range o.conns {
+		if c.kind == shared && c.Err() == nil {
+			if n++; c.Outstanding() == 0 && !o.stays(c.group) {
+				unused = append(unused, c)
+			}
+		}
+	}
+	o.mu.Unlock()
+	if n <= most {
+		return
+	}
+	slices.SortFunc(unused, func(a, b *Conn) int { return cmp.Compare(a.heard.Load(), b.heard.Load()) })
+	for _, c := range unused {
+		if n <= most {
+			break
+		}
+		if c.retire() {
+			n--
+		}
+	}
+}
+
+// stays tells whether a group's connections stay if nobody uses them.
+func (o *Origin) stays(g Group) bool { return g.own() && slices.Contains(o.cfg.Home, g.DB) }
 
 func (o *Origin) finish(g Group, sl *slot, a *attempt, c *Conn, err error) {
 	sl.mu.Lock()
