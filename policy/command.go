@@ -99,6 +99,7 @@ type Command struct {
 	foreign   bool // Decision.Foreign
 	state     bool // Decision.MaySet
 	container bool // has subcommands, of which the table may know none
+	alone     bool // Decision.Alone
 	release   bool // as a write of a lock's key it never acquires the lock
 	opaque    bool // learned, and what it may change cannot be known: treated as an unknown command
 	keys      []keySpec
@@ -266,6 +267,8 @@ func (c *Command) mark(word string) {
 		c.private, c.foreign, c.state = true, true, true
 	case "release":
 		c.release = true
+	case "alone":
+		c.alone = true
 	case "source":
 		c.quirk, c.sourceAt = quirkSource, number(arg)
 	default:

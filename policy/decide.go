@@ -70,6 +70,7 @@ type Decision struct {
 	Keys   []Key  // reused between calls
 	Effect Effect // what it may change
 	Fence  Fence
+	Alone  bool   // with RoutePass: nobody else's command may be on its connection while it runs
 	Err    string // with RouteRefused: the error line without '-' and CRLF
 	// AskForm names a command in a form that the table does not know, of which the server has not been asked
 	// (LearnForm). Asking and deciding again gives a better decision; this one is safe.
@@ -137,6 +138,7 @@ func (p *Policy) decide(d *Decision, sessionDB int, args [][]byte) {
 		return
 	}
 
+	d.Alone = c.alone || c.quirk == quirkEval || c.quirk == quirkEvalSHA // unless it is known to end
 	var ok bool
 	if d.Keys, ok = AppendKeys(d.Keys, c, args); !ok {
 		p.decideOdd(d, sessionDB, args)
@@ -264,6 +266,9 @@ func (p *Policy) quirks(d *Decision, args [][]byte) {
 	case quirkFCall:
 	default:
 		return
+	}
+	if script.quick {
+		d.Alone = false
 	}
 	if !script.keeps {
 		d.Effect |= WritesUnnamed

@@ -11,6 +11,7 @@ import (
 type verdict struct {
 	keeps    bool // it reads and writes only what KEYS names
 	releases bool // and as a write of a lock it only releases or extends it
+	quick    bool // it takes no longer than the commands in it: it has an end
 }
 
 // What is remembered and looked at is bounded.
@@ -136,7 +137,43 @@ func analyse(src []byte) verdict {
 			return verdict{}
 		}
 	}
+	a.quick = a.ends()
 	return a.verdict
+}
+
+// lengthy are names without which a script runs straight to its end: what loops or
+// calls itself, and libraries with functions that take arbitrarily long.
+var lengthy = map[string]bool{
+	"while": true, "repeat": true, "function": true, "goto": true,
+	"string": true, "table": true, "coroutine": true, "xpcall": true, "bit": true, "struct": true, "cjson": true, "cmsgpack": true, "os": true,
+}
+
+// ends reports whether a script that keeps to its KEYS is sure to end soon: its loops are
+// over KEYS, none within another, and it has no name of lengthy. Methods of strings
+// are such functions too.
+func (a *analysis) ends() bool {
+	var blocks []bool // that are open: whether they are loops
+	inLoop := false
+	for a.at = 0; a.at < len(a.tokens); a.at++ {
+		switch t := a.peek(0); {
+		case t.isSign(':'), t.kind == tokenName && lengthy[string(t.text)]:
+			return false
+		case t.isName("for"):
+			_, n := a.binding()
+			if n == 0 || inLoop {
+				return false
+			}
+			blocks, inLoop = append(blocks, true), true
+			a.at += n - 1
+		case t.isName("if"), t.isName("do"):
+			blocks = append(blocks, false)
+		case t.isName("end") && len(blocks) > 0:
+			last := len(blocks) - 1
+			inLoop = inLoop && !blocks[last]
+			blocks = blocks[:last]
+		}
+	}
+	return true
 }
 
 type analysis struct {

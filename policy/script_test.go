@@ -189,9 +189,73 @@ func TestAnalyse(t *testing.T) {
 		{unknownScripts, verdict{}},
 	} {
 		for name, src := range c.scripts {
-			if got := analyse([]byte(src)); got != c.want {
+			got := analyse([]byte(src))
+			got.quick = false // TestScriptsEnd
+			if got != c.want {
 				t.Errorf("%s: %+v, want %+v", name, got, c.want)
 			}
+		}
+	}
+}
+
+// A script that may take arbitrarily long is not run where others would wait behind it;
+// the usual scripts for locks are.
+func TestScriptsEnd(t *testing.T) {
+	for name, src := range lockScripts {
+		if !analyse([]byte(src)).quick {
+			t.Errorf("%s may take long", name)
+		}
+	}
+	for _, src := range unknownScripts {
+		if analyse([]byte(src)).quick {
+			t.Errorf("known to end: %s", src)
+		}
+	}
+	for _, src := range []string{
+		"while true do end", "repeat until false", "for i = 1, 1e12 do end", "for i, k in ipairs(ARGV) do end",
+		"local function f() return f() end return f()", "return (function() end)()",
+		"for _, k in ipairs(KEYS) do for _, l in ipairs(KEYS) do redis.call('get', k) end end",
+		"return string.rep('x', 1e9)", "return string['rep']('x', 1e9)", "return ('x'):rep(1e9)", "return ARGV[1]:find('a-a-a-b')",
+		"for _, k in ipairs(KEYS) do if k then end for _, l in ipairs(KEYS) do redis.call('get', k) end end",
+		"table.sort(ARGV)", "return cjson.decode(ARGV[1])", "coroutine.wrap(f)()", "xpcall(error, error)",
+		"WHILE = 1 while WHILE do end", "--[[ ]] while true do end", "goto x",
+	} {
+		if analyse([]byte(src)).quick {
+			t.Errorf("known to end: %s", src)
+		}
+	}
+	for _, src := range []string{
+		"return 1", "-- while\nreturn 'function'", "for _, k in ipairs(KEYS) do redis.call('del', k) end return 1",
+		"return tonumber(redis.call('get', KEYS[1])) + math.floor(ARGV[1])",
+	} {
+		if !analyse([]byte(src)).quick {
+			t.Errorf("may take long: %s", src)
+		}
+	}
+}
+
+// TestAlone: what may run long, or block its client at the server, has nobody behind it.
+func TestAlone(t *testing.T) {
+	rules, err := NewRules(0, 1, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := New(rules, Options{})
+	for line, want := range map[string]bool{
+		"eval while(true)do(end) 0": true, "evalsha 0123456789012345678901234567890123456789 0": true,
+		"eval_ro return(1) 0": true, "evalsha_ro x 0": true, "fcall f 0": true, "fcall_ro f 0": true,
+		"eval return(1) x": true, // whatever Redis makes of it
+		"flushall":         true, "flushdb async": true,
+		"eval return(1) 0": false, "get k": false, "set k v": false, "script kill": false, "function kill": false, "script load x": false,
+	} {
+		var args [][]byte
+		for _, w := range strings.Fields(line) {
+			args = append(args, []byte(w))
+		}
+		var d Decision
+		p.Decide(&d, 3, args)
+		if d.Alone != want {
+			t.Errorf("%s: alone %v", line, d.Alone)
 		}
 	}
 }

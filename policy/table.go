@@ -31,6 +31,7 @@ package policy
 //	foreign    … or leave its connection in another state: Decision.Foreign
 //	state      … for later commands to depend on: Decision.MaySet
 //	release    as a write of a lock's key it never acquires the lock
+//	alone      it may run long or block its client: Decision.Alone
 //	if-block   pinned only if BLOCK is among its options
 //	set setnx copy move sort debug mget eval evalsha fcall source:N   have code of their own in decide.go
 const table = `
@@ -255,11 +256,11 @@ watch                         -2 noscript,loading,stale,fast,allow_busy       r1
 
 # scripting: scripts and functions (SCRIPT DEBUG would put a shared connection into the debugger)
 eval                          -3 noscript,stale,skip_monitor,no_mandatory_keys,movablekeys w#2         eval
-eval_ro                       -3 readonly,noscript,stale,skip_monitor,no_mandatory_keys,movablekeys r#2         source:1
+eval_ro                       -3 readonly,noscript,stale,skip_monitor,no_mandatory_keys,movablekeys r#2         source:1,alone
 evalsha                       -3 noscript,stale,skip_monitor,no_mandatory_keys,movablekeys w#2         evalsha
-evalsha_ro                    -3 readonly,noscript,stale,skip_monitor,no_mandatory_keys,movablekeys r#2         -
-fcall                         -3 noscript,stale,skip_monitor,no_mandatory_keys,movablekeys w#2         fcall
-fcall_ro                      -3 readonly,noscript,stale,skip_monitor,no_mandatory_keys,movablekeys r#2         -
+evalsha_ro                    -3 readonly,noscript,stale,skip_monitor,no_mandatory_keys,movablekeys r#2         alone
+fcall                         -3 noscript,stale,skip_monitor,no_mandatory_keys,movablekeys w#2         fcall,alone
+fcall_ro                      -3 readonly,noscript,stale,skip_monitor,no_mandatory_keys,movablekeys r#2         alone
 function                      -2 -                                            -           -
 function|delete                3 write,noscript                               -           all
 function|dump                  2 noscript                                     -           -
@@ -356,8 +357,8 @@ config|set                    -4 admin,noscript,loading,stale                 - 
 dbsize                         1 readonly,fast                                -           view
 debug                         -2 admin,noscript,loading,stale                 debug       all,debug,foreign
 failover                      -1 admin,noscript,stale                         -           refused,all
-flushall                      -1 write                                        -           all,private
-flushdb                       -1 write                                        -           view,all,private
+flushall                      -1 write                                        -           all,alone
+flushdb                       -1 write                                        -           view,all,alone
 info                          -1 loading,stale                                -           local
 lastsave                       1 loading,stale,fast                           -           -
 latency                       -2 -                                            -           -

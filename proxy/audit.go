@@ -198,7 +198,7 @@ func (a *auditor) ask(ctx context.Context, e *l1.Entry) {
 		a.count(auditInconclusive)
 		return
 	}
-	c, err := a.p.origin.Shared(ctx, origin.Group{DB: a.p.cfg.CacheDB, Proto: proto}, 0)
+	c, err := a.p.origin.Shared(ctx, origin.Group{DB: a.p.cfg.CacheDB, Proto: proto, Alone: a.p.limits.narrow.Load()}, 0)
 	if err == nil {
 		err = c.Send(req, 1, q)
 	}

@@ -151,6 +151,7 @@ func (s *session) cachedOne(raw []byte) {
 	sl := s.slot()
 	sl.overtaken = true
 	s.push(&sl.pending, c) // first: a flight that is joined may be answered at once
+	s.sentInLane()
 	flight, leader := p.l1.Join(id, key, k.Rule.ID, sl)
 	if !leader {
 		// The fetch may be on another session's connection; until it is

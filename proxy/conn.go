@@ -59,15 +59,15 @@ type environ struct {
 	slow      *slowlog
 	latencies bool // are counted
 	timed     bool // commands are timed, for that or to find slow ones
-	limits    func() *limits
+	limits    func() *clientLimits
 	clock     func() int64 // what commands are timed by; see Proxy.clock
 	slowClock func() int64 // of the time for which a subscriber may be behind
 	worst     func() *conn // that holds most of the budget
 	log       *slog.Logger
 }
 
-// limits are what the configuration allows one client.
-type limits struct {
+// clientLimits are what the configuration allows one client.
+type clientLimits struct {
 	maxRequest     int64
 	maxOutstanding int
 	replyBuffer    int64
@@ -101,6 +101,8 @@ type handler interface {
 	// Closed is called when the reader has ended and the socket is closed.
 	Closed()
 
+	// Answered is called when an answer has come and nothing is outstanding, by whoever brought it.
+	Answered()
 	// NewPending makes a place in the queue of replies, with the handler's own part around it.
 	NewPending() *pending
 	// Note describes the request at hand.

@@ -1,6 +1,8 @@
 package proxy
 
 import (
+	"errors"
+
 	"nearside/policy"
 	"nearside/proxy/origin"
 )
@@ -62,6 +64,8 @@ func (s *session) dispatch(raw []byte) {
 			s.private(raw)
 		} else if s.pinsData() || s.subscribed() && publishes(d.Cmd) {
 			s.forwardPinned(raw)
+		} else if d.Cmd != nil && d.Cmd.Flags.Has(policy.FlagAllowBusy) {
+			s.forwardBusy(raw)
 		} else {
 			s.forward(raw)
 		}
@@ -141,10 +145,21 @@ func (s *session) group(db int, lock bool) origin.Group {
 	return origin.Group{DB: db, Proto: s.proto, Lock: lock, User: s.user, Password: s.pass}
 }
 
-// wire returns the shared connection that the session uses for a database.
+// wire returns the connection that the session uses for a database, a shared one
+// unless the command at hand, or an unanswered one before it, must be alone.
+func (s *session) wire(db int, lock bool) (*origin.Conn, error) {
+	if s.d.Alone || s.inLane || s.p.limits.narrow.Load() {
+		if c, err := s.laneFor(db, lock); c != nil || err != nil {
+			return c, err
+		}
+	}
+	return s.sharedWire(db, lock)
+}
+
+// sharedWire returns the shared connection that the session uses for a database.
 // It is the same one for all the session's life unless it breaks, so that what
 // is sent on it takes effect in order.
-func (s *session) wire(db int, lock bool) (*origin.Conn, error) {
+func (s *session) sharedWire(db int, lock bool) (*origin.Conn, error) {
 	free := &s.wires[int(s.id)%len(s.wires)] // when all are taken by other kinds
 	for i := range s.wires {
 		w := &s.wires[i]
@@ -279,6 +294,7 @@ func (s *session) submit(sl *slot, c *origin.Conn, req []byte, replies int) {
 func (s *session) enter(sl *slot, c *origin.Conn) {
 	sl.begin()
 	s.push(&sl.pending, c)
+	s.sentInLane()
 	sl.widen() // behind push: from there on grace sees the slot
 }
 
@@ -292,10 +308,45 @@ func (s *session) transmit(sl *slot, c *origin.Conn, req []byte, replies int) {
 	} else {
 		err = s.sendOn(c, req, replies, sl)
 	}
+	if err == nil {
+		return
+	}
+	if errors.Is(err, origin.ErrRetired) {
+		err = s.sendAnew(sl, c, req, replies)
+	}
 	if err != nil {
 		sl.Reply(nil, err, nil)
 	}
 }
+
+// sendAnew sends what was to go on a shared connection that has just been closed for
+// being unused: nothing was sent there.
+func (s *session) sendAnew(sl *slot, old *origin.Conn, req []byte, replies int) error {
+	for range retiredTries {
+		s.blocking()
+		c, err := s.p.origin.Shared(s.p.ctx, old.Group(), s.id)
+		if err != nil {
+			return err
+		}
+		s.q.mu.Lock()
+		if s.q.via == old {
+			s.q.via = c
+		}
+		if sl.fetch != nil {
+			sl.fetch.via = c
+		}
+		s.q.mu.Unlock()
+		s.touch(c)
+		if err = c.Send(req, replies, sl); !errors.Is(err, origin.ErrRetired) {
+			return err
+		}
+	}
+	return origin.ErrRetired
+}
+
+// retiredTries bounds how often somebody has the bad luck that a connection is closed
+// for being unused in the moment in which it is to be used.
+const retiredTries = 3
 
 // sendOn is c.Send, for which the reader leaves its loop if that has to wait.
 func (s *session) sendOn(c *origin.Conn, req []byte, replies int, sl *slot) error {

@@ -39,7 +39,11 @@ func (s *session) exec(raw []byte) {
 		return
 	}
 	if len(t.subs) > 0 {
+		if !s.awaitAnswers() { // none of them must be taken for what begins the subscription
+			return
+		}
 		s.watchPin()
+		s.pin.conn.KeepFromReuse()
 		if s.proto == 2 {
 			s.pin.conn.SetSubscribed(true)
 		}
@@ -53,6 +57,7 @@ func (s *session) exec(raw []byte) {
 	after := s.pin.db
 	failed := false
 	c := s.pin.conn
+	var array []byte // the subscriptions' part of it is looked at
 	sl.finish = func(_ *slot, b []byte, err error) []byte {
 		if err != nil {
 			failed = !errors.Is(err, origin.ErrTooLarge) // that one was executed
@@ -64,10 +69,13 @@ func (s *session) exec(raw []byte) {
 			distrustOpen(c, b)
 			return b
 		}
-		if t.items == nil {
-			return b
+		if t.items != nil {
+			b = assemble(b, t.items)
 		}
-		return assemble(b, t.items)
+		if len(t.subs) > 0 {
+			array = bytes.Clone(b)
+		}
+		return b
 	}
 	s.endTransaction()
 	s.sendPinned(sl, -1, raw, 1)
@@ -81,7 +89,7 @@ func (s *session) exec(raw []byte) {
 	if failed {
 		s.rollback(&t)
 	}
-	s.applySubs(&t, !failed)
+	s.applySubs(&t, !failed, array)
 }
 
 // execLocals is EXEC of a transaction with commands of nearside's own: they run
@@ -110,7 +118,10 @@ func (s *session) execLocals(raw []byte, t *transaction) {
 		s.rollback(t)
 	}
 	s.replyRaw(b)
-	s.applySubs(t, executed)
+	if err != nil {
+		b = nil
+	}
+	s.applySubs(t, executed, b)
 }
 
 // rollback returns to the databases that were selected before MULTI.

@@ -14,9 +14,10 @@ import (
 // read, and is stricter than Redis in two places: it refuses *0 and *-1, and
 // it insists on the CRLF behind an argument, which Redis skips unread.
 type framer struct {
-	maxRequest int64 // bytes of one request
-	maxBulk    int64 // bytes of one argument; Redis's proto-max-bulk-len
-	maxArgs    int64 // arguments of one request
+	maxRequest int64   // bytes of one request
+	maxBulk    int64   // bytes of one argument; Redis's proto-max-bulk-len
+	maxArgs    int64   // arguments of one request
+	limits     *limits // that Redis has beside these; may be nil
 
 	// more tells whether the origin takes more than oldMostArgs arguments; nil is no.
 	// One that does not would close the connection that others share.
@@ -103,7 +104,7 @@ func (f *framer) next(buf []byte, authed bool) (kind frameKind, n int, problem s
 			}
 			size, ok := parseLength(line)
 			switch {
-			case !ok || size < 0 || size > f.maxBulk:
+			case !ok || size < 0 || size > f.maxBulk, size >= aloneSize && f.limits != nil && f.limits.tooLong(size):
 				return frameBad, 0, "invalid bulk length"
 			case !authed && size > unauthedBulk:
 				return frameBad, 0, "unauthenticated bulk length"

@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"bytes"
+	"errors"
 	"slices"
 	"strconv"
 
@@ -239,7 +240,16 @@ func (s *session) call(db int, req []byte) ([]byte, error) {
 		return nil, err
 	}
 	s.blocking()
-	return c.Call(s.p.ctx, req, 1)
+	b, err := c.Call(s.p.ctx, req, 1)
+	for range retiredTries {
+		if !errors.Is(err, origin.ErrRetired) {
+			break
+		}
+		if c, err = s.p.origin.Shared(s.p.ctx, c.Group(), s.id); err == nil {
+			b, err = c.Call(s.p.ctx, req, 1)
+		}
+	}
+	return b, err
 }
 
 // scanPlan walks one database after the other. A cursor of the client is twice

@@ -220,7 +220,7 @@ func (s *session) unpinDirty() {
 	}
 	s.track, s.monitor, s.watching, s.target = false, false, false, false
 	s.privacy.forget()
-	s.redirect.Store(0)
+	s.redirectsTo(nil)
 	s.monitors.Store(false)
 	s.caching = caching{}
 	s.subs.forget(s)
@@ -298,7 +298,7 @@ func (s *session) reset() {
 	}
 	if s.pin != nil {
 		if s.subscribed() { // nobody counts it as a subscriber once this is answered
-			_, _ = s.pin.conn.Call(s.p.ctx, []byte("*1\r\n$5\r\nRESET\r\n"), 1)
+			_, _ = s.p.callOwned(s.pin.conn, []byte("*1\r\n$5\r\nRESET\r\n"), 1)
 		}
 		s.unpinDirty()
 	}

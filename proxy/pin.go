@@ -26,8 +26,9 @@ func (s *session) needsPin() bool {
 
 // pinsData tells whether data commands must use the pinned connection: a read
 // answered elsewhere would be hidden from WATCH or from Redis's tracking table, or
-// not be under what the client has set there.
-func (s *session) pinsData() bool { return s.watching || s.track || s.settled }
+// not be under what the client has set there. And Redis lets a monitor do little;
+// what, it says itself.
+func (s *session) pinsData() bool { return s.watching || s.track || s.settled || s.monitor }
 
 // pushes tells whether the origin may send what answers no request.
 func (s *session) pushes() bool { return s.subscribed() || s.track || s.monitor || s.target }
@@ -207,7 +208,6 @@ func (s *session) trySelect(db int) (line []byte, err error) {
 // pinnedCommand is a command that needs a connection of its own.
 func (s *session) pinnedCommand(raw []byte) {
 	if s.monitor && s.d.Cmd.Pin != policy.PinMonitor {
-		// Its connection answers no more; Redis lets a monitor do little, too.
 		s.replyError("ERR nearside: " + s.d.Cmd.Name + " is not possible on a connection that monitors; RESET first")
 		return
 	}

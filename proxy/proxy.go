@@ -71,6 +71,7 @@ type Proxy struct {
 	unmatched unmatched
 	reporter  reporter
 	touch     toucher
+	limits    limits
 
 	pause  pause
 	paused atomic.Bool // perhaps: CLIENT PAUSE was given and no UNPAUSE since
@@ -132,7 +133,7 @@ func New(cfg Config) (*Proxy, error) {
 	}
 	if p.origin, err = origin.Open(origin.Config{
 		URL: cfg.Redis, Timeout: cfg.OriginTimeout, Connections: p.descriptors.shared, MaxPinned: p.descriptors.pinned, MaxConns: p.descriptors.conns,
-		OnConnect: p.met, Budget: p.budget, TLS: origin.TLS(cfg.RedisTLS), Log: cfg.Log, SkipRunID: cfg.Embedded,
+		Home: []int{cfg.LocksDB, cfg.CacheDB}, OnConnect: p.met, Budget: p.budget, TLS: origin.TLS(cfg.RedisTLS), Log: cfg.Log, SkipRunID: cfg.Embedded,
 	}); err != nil {
 		p.l1.Close()
 		return nil, err
@@ -143,12 +144,13 @@ func New(cfg Config) (*Proxy, error) {
 	p.timed = !cfg.NoLatency || p.slow.on()
 	p.env = environ{
 		ctx: p.ctx, budget: p.budget, m: p.m, slow: &p.slow, latencies: !cfg.NoLatency, timed: p.timed,
-		limits: func() *limits { return &p.current().limits }, clock: p.clock, slowClock: clockNow, worst: p.worst, log: cfg.Log,
+		limits: func() *clientLimits { return &p.current().limits }, clock: p.clock, slowClock: clockNow, worst: p.worst, log: cfg.Log,
 	}
 	p.quarantine.init(p.ids.most)
 	p.audit.init(p)
 	p.reporter.init(p, time.Now())
 	p.touch.init(p)
+	p.limits.init()
 	p.link = link.New(link.Config{
 		Dial: p.dialLink, Prefixes: set.rules.Prefixes(), Mode: mode, Ping: cfg.Ping, MaxStaleness: cfg.MaxStaleness,
 		Now: clockNow, Log: cfg.Log.With("origin", p.origin.Addr()),

@@ -142,6 +142,13 @@ func (c *conn) detachOut() {
 // answer records a slot's reply, which came at a time of Proxy.clock. With owned, b
 // is kept and not copied.
 func (c *conn) answer(sl *pending, b []byte, owned bool, at int64) {
+	if c.settleAnswer(sl, b, owned, at) {
+		c.h.Answered()
+	}
+}
+
+// settleAnswer tells whether nothing is outstanding any more.
+func (c *conn) settleAnswer(sl *pending, b []byte, owned bool, at int64) bool {
 	q := &c.q
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -168,6 +175,7 @@ func (c *conn) answer(sl *pending, b []byte, owned bool, at int64) {
 		// connection is gone, and then Read has returned as well.
 		_ = c.sock.SetReadDeadline(longAgo)
 	}
+	return q.unanswered == 0
 }
 
 // longAgo as a deadline ends a Read at once.

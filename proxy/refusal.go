@@ -3,6 +3,7 @@ package proxy
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"sync/atomic"
@@ -151,8 +152,11 @@ func (s *session) refetch(sl *slot) {
 	f := sl.fetch
 	var b []byte
 	c, err := s.p.origin.Shared(s.p.ctx, f.via.Group(), s.id)
-	if err == nil {
-		b, err = c.Call(s.p.ctx, f.plain, 1)
+	for try := 0; err == nil; try++ {
+		if b, err = c.Call(s.p.ctx, f.plain, 1); !errors.Is(err, origin.ErrRetired) || try == retiredTries {
+			break
+		}
+		c, err = s.p.origin.Shared(s.p.ctx, f.via.Group(), s.id)
 	}
 	b = sl.finish(sl, b, err)
 	fenced := sl.settle(b, err)

@@ -41,7 +41,7 @@ type ruleset struct {
 	rules   *policy.Rules
 	policy  *policy.Policy
 	refills refills
-	limits  limits // of one client
+	limits  clientLimits // of one client
 
 	fences        policy.Fence // which ones are configured
 	fenceMessages bool
@@ -89,7 +89,7 @@ func (p *Proxy) newRuleset(cfg Config, old *ruleset) (*ruleset, error) {
 			set.fenceMessages = true
 		}
 	}
-	set.limits = limits{
+	set.limits = clientLimits{
 		maxRequest: cfg.MaxRequest, maxOutstanding: cfg.MaxOutstanding, replyBuffer: cfg.ReplyBuffer,
 		requestTimeout: cfg.RequestTimeout, writeTimeout: cfg.WriteTimeout, idleTimeout: cfg.IdleTimeout,
 	}

@@ -40,6 +40,10 @@ func (p *Proxy) Run(ctx context.Context) error {
 	p.wg.Go(func() { p.audit.run(p.ctx) })
 	p.wg.Go(func() { p.reporter.run(p.ctx) })
 	p.wg.Go(func() { p.touch.run(p.ctx) })
+	if !p.cfg.Embedded {
+		p.limits.look()
+		p.wg.Go(func() { p.limits.run(p.ctx, p) })
+	}
 	p.wg.Go(func() { p.slow.run(p.ctx, p.log) })
 	adminCtx, stopAdmin := context.WithCancel(context.Background())
 	defer stopAdmin()

@@ -44,6 +44,7 @@ func (p *Proxy) linkUp(runID string) {
 	p.databases.Clear()
 	p.missing.Store(0)
 	p.touch.look()
+	p.limits.look()
 	// Without the server's version hash reads are simply not cached yet.
 	p.wg.Go(func() { _, _ = p.facts() })
 }
@@ -63,7 +64,11 @@ func (c linkConn) Close() { c.Conn.Close(nil) }
 
 func (c linkConn) Ask(answer func(reply []byte, err error), args ...string) {
 	sink := answerFunc(answer)
-	if err := c.Post(origin.AppendCommand(nil, args...), 1, sink); err != nil {
+	replies := 1
+	if args[0] == "SUBSCRIBE" || args[0] == "PSUBSCRIBE" {
+		replies = -1 // a confirmation, which is written as a push, or an error
+	}
+	if err := c.Post(origin.AppendCommand(nil, args...), replies, sink); err != nil {
 		answer(nil, err)
 		return
 	}

@@ -48,6 +48,8 @@ type session struct {
 
 	// Origin connections in use.
 	wires    [4]wire
+	lane     laneHold
+	inLane   bool           // the session holds a lane, or has held one lately
 	touched  []*origin.Conn // written to since the last flush
 	pin      *pinned        // owned connection, or nil
 	tx       transaction
@@ -63,10 +65,12 @@ type session struct {
 
 	privacy // of the owned connection: private.go
 
-	unwatch chan struct{} // closed when the loss of the pinned connection no longer matters
+	unwatch    chan struct{} // closed when the loss of the pinned connection no longer matters
+	redirected *session      // the one that redirect names
 
 	monitors atomic.Bool          // monitor, for the pinned connection's reader
 	redirect atomic.Uint64        // the session that CLIENT TRACKING redirects to; 0: none
+	targeted atomic.Int32         // how many sessions redirect, or are about to redirect, to this one
 	solo     atomic.Uint64        // odd while a slot is begun that is not in the queue
 	blocked  blockedOn            // for CLIENT UNBLOCK of other sessions
 	pausing  atomic.Bool          // CLIENT PAUSE holds it back
@@ -92,6 +96,7 @@ func (p *Proxy) newSession(sock net.Conn) *session {
 	s.frames.more = p.manyArgs
 	s.init(p.nextID.Add(1), sock, &p.env, s)
 	s.adopt()
+	s.frames.limits = &p.limits
 	return s
 }
 
@@ -129,6 +134,9 @@ func (s *session) BatchEnd() bool {
 		s.unpin()
 	}
 	s.flushBatch()
+	if s.inLane {
+		s.leaveLane()
+	}
 	s.counts.flush()
 	s.passed.flush(s)
 	if cap(s.scratch) > keepOut {
@@ -162,9 +170,18 @@ func (s *session) NewPending() *pending {
 	return &sl.pending
 }
 
+// Answered gives the lane back.
+func (s *session) Answered() {
+	if s.lane.conn.Load() != nil {
+		s.freeLane()
+	}
+}
+
 // Closed gives back what the session has.
 func (s *session) Closed() {
 	s.abandon()
+	s.leaveLane()
+	s.redirectsTo(nil)
 	s.counts.flush()
 	s.passed.flush(s)
 	s.charge(-s.kept - s.argsHeld)

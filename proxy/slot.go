@@ -97,9 +97,13 @@ func (sl *slot) Reply(b []byte, err error, batch *origin.Batch) {
 	case err != nil:
 		b = appendError(nil, s.p.originError(err))
 	}
+	ends := err == nil && len(b) > 0 && b[0] == '-' && bytes.HasPrefix(b, []byte(protocolError))
 	fenced := sl.settle(b, err)
 	s.answer(&sl.pending, b, owned, s.p.answeredAt(batch))
 	s.letOut(batch, fenced)
+	if ends {
+		s.stop()
+	}
 }
 
 // stripped takes the replies of inserted commands away, whose errors are not the
@@ -122,6 +126,10 @@ func (sl *slot) stripped(b []byte) []byte {
 	}
 	return b
 }
+
+// protocolError begins the error with which Redis closes a connection: the
+// request was larger than proto-max-bulk-len. The client must see the same.
+const protocolError = "-ERR Protocol error: "
 
 // letOut has an answer sent, and then the PING for the fence that it has raised, if
 // it has: the client does not wait for that.

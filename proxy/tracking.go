@@ -115,9 +115,9 @@ func (s *session) startTracking(raw []byte) {
 		s.replyOriginError(err)
 		return
 	}
-	var redirect uint64
+	var target *session
 	if at, id := redirection(s.args); at > 0 {
-		number, problem := s.redirectTo(id)
+		t, number, problem := s.redirectTo(id)
 		if problem != "" {
 			s.replyError(problem)
 			return
@@ -125,10 +125,11 @@ func (s *session) startTracking(raw []byte) {
 		args := slices.Clone(s.args)
 		args[at] = strconv.AppendInt(nil, number, 10)
 		raw = appendArgs(nil, args)
-		redirect = id
+		target = t
 	}
 	reply, err := s.callPinned(s.d.DB, raw)
 	if err != nil {
+		target.untarget(s)
 		s.replyOriginError(err)
 		return
 	}
@@ -142,12 +143,28 @@ func (s *session) startTracking(raw []byte) {
 		s.bcast = slices.ContainsFunc(s.args[3:], func(a []byte) bool { return policy.Is(a, "bcast") })
 		if !on {
 			s.caching = caching{}
-			redirect = 0
+			target.untarget(s)
+			target = nil
 		}
-		s.redirect.Store(redirect)
+		s.redirectsTo(target)
 		s.publish()
+	} else {
+		target.untarget(s)
 	}
 	s.replyRaw(reply)
+}
+
+// redirectsTo notes the session that Redis sends this one's invalidations to, which
+// redirectTo has prepared, or nil; the one before is let go.
+func (s *session) redirectsTo(t *session) {
+	before := s.redirected
+	s.redirected = t
+	if t == nil {
+		s.redirect.Store(0)
+	} else {
+		s.redirect.Store(t.id)
+	}
+	before.untarget(s)
 }
 
 // redirection finds the id behind CLIENT TRACKING's REDIRECT, at 0 if there is
@@ -179,35 +196,43 @@ func redirection(args [][]byte) (at int, id uint64) {
 // postedTime bounds how long a session waits for what it asks of another one.
 const postedTime = 2 * time.Second
 
-// redirectTo makes the session with that id ready to get invalidations and
-// returns the number of its pinned connection at Redis.
-func (s *session) redirectTo(id uint64) (number int64, problem string) {
-	var t *session
+// redirectTo makes the session with that id ready to get invalidations and returns
+// the number of its pinned connection at Redis. Unless there is a problem, untarget
+// must follow sooner or later.
+func (s *session) redirectTo(id uint64) (t *session, number int64, problem string) {
 	for _, o := range s.p.sessionList() {
 		if o.id == id {
 			t = o
 		}
 	}
 	if t == nil {
-		return 0, "ERR The client ID you want redirect to does not exist"
+		return nil, 0, "ERR The client ID you want redirect to does not exist"
 	}
+	t.targeted.Add(1)
 	var err error
 	if t == s {
 		number, err = s.becomeTarget()
 	} else if !t.post(s.p.ctx, postedTime, func() { number, err = t.becomeTarget() }) {
-		return 0, "ERR nearside: the client to redirect to is busy; try again"
+		t.untarget(s)
+		return nil, 0, "ERR nearside: the client to redirect to is busy; try again"
 	}
 	switch {
 	case err != nil:
-		return 0, s.p.originError(err)
+		problem = s.p.originError(err)
 	case number == 0:
-		return 0, "ERR nearside: Redis does not tell the id of the connection to redirect to; its user needs the right to CLIENT ID"
+		problem = "ERR nearside: Redis does not tell the id of the connection to redirect to; its user needs the right to CLIENT ID"
+	default:
+		return t, number, ""
 	}
-	return number, ""
+	t.untarget(s)
+	return nil, 0, problem
 }
 
 // becomeTarget pins a connection for what other sessions redirect here.
 func (s *session) becomeTarget() (number int64, err error) {
+	if s.targeted.Load() == 0 { // who has asked waits no more
+		return 0, nil
+	}
 	if err := s.acquire(s.homeDB()); err != nil {
 		return 0, err
 	}
@@ -216,6 +241,37 @@ func (s *session) becomeTarget() (number int64, err error) {
 	ctx, cancel := context.WithTimeout(s.p.ctx, postedTime)
 	defer cancel()
 	return s.pin.conn.ID(ctx), nil
+}
+
+// untarget is called when by's invalidations do not go to t any more. When nobody's
+// do, t gives back the connection that it has pinned for them.
+func (t *session) untarget(by *session) {
+	if t == nil || t.targeted.Add(-1) > 0 {
+		return
+	}
+	if t == by {
+		t.endTarget()
+	} else {
+		t.postOnly(t.endTarget)
+	}
+}
+
+// endTarget gives the connection back that was pinned for redirected invalidations.
+func (s *session) endTarget() {
+	if !s.target || s.targeted.Load() > 0 {
+		return
+	}
+	s.target = false
+	if s.pin == nil || s.pushes() {
+		return
+	}
+	s.unwatchPin()
+	if s.needsPin() || s.blocked.is() { // later, or at the end of the batch at hand
+		return
+	}
+	if s.awaitAnswers() {
+		s.unpin()
+	}
 }
 
 // redirBroken begins the push that says that the target of a redirection is gone.

@@ -42,6 +42,7 @@ type transaction struct {
 type txSub struct {
 	command string
 	names   [][]byte
+	at      int // its element of EXEC's array
 }
 
 // txItem is one element that the client sees in EXEC's array.
@@ -279,6 +280,8 @@ func (s *session) inTransaction(raw []byte) {
 		s.replyError(why + "; EXEC will abort")
 	case d.Route == policy.RouteRefused:
 		s.abortLater(d.Err, true)
+	case s.proto == 2 && len(t.subs) > 0 && (policy.Lookup(s.args) == nil || t.mayHear(d.Cmd)):
+		s.abortLater("ERR nearside: in RESP2 a command that may cause messages cannot stand behind SUBSCRIBE inside MULTI: they would be written into EXEC's array; use RESP3 or another connection", true)
 	case d.Route == policy.RouteSplit || d.Route == policy.RouteView:
 		s.queueJoined(raw)
 	case name == "select":
@@ -452,7 +455,7 @@ func (s *session) queueSubscribe(raw []byte) {
 		s.abortLater("ERR nearside: "+name+" of several channels, or of keyspace notifications, inside MULTI is not supported; send it before MULTI", true)
 		return
 	}
-	sub := txSub{command: name}
+	sub := txSub{command: name, at: s.tx.n}
 	for _, a := range s.args[1:] {
 		sub.names = append(sub.names, bytes.Clone(a))
 	}
@@ -461,17 +464,65 @@ func (s *session) queueSubscribe(raw []byte) {
 	s.sendPinned(s.slot(), -1, raw, 1)
 }
 
-// applySubs notes what the transaction has subscribed to.
-func (s *session) applySubs(t *transaction, executed bool) {
+// mayHear tells whether a command behind the transaction's SUBSCRIBE may cause a
+// message to the client itself. RESP2 writes such a message between the elements
+// of EXEC's array, does not count it, and nobody can tell it from the reply to an
+// LRANGE of three.
+func (t *transaction) mayHear(c *policy.Command) bool {
+	switch {
+	case c.Pin == policy.PinSub:
+		return false
+	case publishes(c), strings.HasPrefix(c.Name, "eval"), strings.HasPrefix(c.Name, "fcall"):
+		return true
+	}
+	for _, sub := range t.subs {
+		if !strings.Contains(sub.command, "unsub") && hearsEvents(sub.command, sub.names[0]) {
+			return true
+		}
+	}
+	return false
+}
+
+// hearsEvents tells whether a subscription gets what Redis publishes by itself, for any
+// command: keyspace notifications and invalidations.
+func hearsEvents(command string, name []byte) bool {
+	for _, own := range []string{"__key", "__redis__:invalidate"} {
+		if command == "subscribe" && bytes.HasPrefix(name, []byte(own)) {
+			return true
+		}
+		literal := name
+		if at := bytes.IndexAny(name, "*?[\\"); at >= 0 {
+			literal = name[:at]
+		}
+		n := min(len(literal), len(own))
+		if command == "psubscribe" && string(literal[:n]) == own[:n] {
+			return true
+		}
+	}
+	return false
+}
+
+// applySubs notes what the transaction has subscribed to. Redis may have refused a
+// subscription in EXEC's array, which is nil if it was too large to be looked at.
+func (s *session) applySubs(t *transaction, executed bool, array []byte) {
 	if len(t.subs) == 0 {
 		return
 	}
-	if executed {
-		for _, sub := range t.subs {
+	_, rest, _ := origin.Elements(array)
+	at := 0
+	for _, sub := range t.subs {
+		if !executed {
+			break
+		}
+		one := []byte(replyOK)
+		for ; array != nil && at <= sub.at; at++ {
+			one, rest = origin.Split(rest)
+		}
+		if !isError(one) {
 			s.subs.keep(s, s.subs.set(sub.command).change(strings.Contains(sub.command, "unsub"), sub.names))
 		}
-		s.publish()
 	}
+	s.publish()
 	s.endSubscribed()
 }
 

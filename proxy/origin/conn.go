@@ -38,10 +38,17 @@ type kind uint8
 const (
 	shared kind = iota
 	pinned
+	lane      // owned as a pinned one, read as a shared one
 	dialled   // by Dial: the link
-	heartbeat // the watchdog's own
+	heartbeat // the watchdog's own, and those of DialBusy
 	bare      // by DialBare: nobody has logged in
 )
+
+// owned tells whether somebody takes such a connection for a while and gives it back.
+func (k kind) owned() bool { return k == pinned || k == lane }
+
+// data tells whether it carries clients' requests.
+func (k kind) data() bool { return k == shared || k.owned() }
 
 // Conn is one connection to the origin. All methods may be called from any
 // goroutine.
@@ -73,6 +80,7 @@ type Conn struct {
 	done    chan struct{}
 
 	isOut      atomic.Bool  // pinned: owned by somebody
+	tainted    atomic.Bool  // pinned: not to be given to anybody else
 	heard      atomic.Int64 // when a byte last came
 	writeSince atomic.Int64 // when the write that is under way began, 0 if none is
 	bigWrite   atomic.Int64 // when a request larger than the socket's buffer was last written out
@@ -86,6 +94,7 @@ func newConn(o *Origin, g Group, k kind, runID string, nc, raw net.Conn) *Conn {
 	c.pending.init()
 	c.heard.Store(o.now())
 	c.watch.head = -1
+	c.watch.sentSince = c.heard.Load()
 	return c
 }
 
@@ -261,7 +270,7 @@ func (c *Conn) writeOut() {
 
 	c.mu.Lock()
 	keep := keepShared
-	if c.kind == pinned {
+	if c.kind.owned() {
 		keep = keepPinned
 	}
 	if cap(buf) <= keep {
@@ -319,11 +328,23 @@ func (c *Conn) writePieces(buf []byte) error {
 
 // fail breaks the connection; the first error stays. The reader, whose Read
 // fails now, tells the sinks.
-func (c *Conn) fail(err error) {
+func (c *Conn) fail(err error) { c.failUnless(err, nil) }
+
+// retire closes a connection on which nothing is going on; whoever is about to send
+// something there learns that nothing was sent.
+func (c *Conn) retire() bool {
+	return c.failUnless(ErrRetired, func() bool {
+		return c.pending.len() > 0 || c.writing || c.waiting > 0 || c.dirty()
+	})
+}
+
+// failUnless breaks the connection, unless it is broken or spared, which is asked
+// with mu held.
+func (c *Conn) failUnless(err error, spared func() bool) bool {
 	c.mu.Lock()
-	if c.err != nil {
+	if c.err != nil || spared != nil && spared() {
 		c.mu.Unlock()
-		return
+		return false
 	}
 	c.err = err
 	close(c.done)
@@ -343,6 +364,7 @@ func (c *Conn) fail(err error) {
 	case errors.Is(err, ErrLost):
 		c.o.lost.Add(1)
 	}
+	return true
 }
 
 // Close breaks the connection: outstanding sinks get err, or ErrClosed if it is nil.
@@ -390,9 +412,9 @@ func (c *Conn) Reselect(db int) { c.group.DB = db }
 // Outstanding is the number of Sends whose Sink has not been called.
 func (c *Conn) Outstanding() int { return int(c.pending.len()) }
 
-// SetPush says where frames go that are no replies: RESP3 pushes (the
-// confirmations of subscribing and unsubscribing are replies while somebody waits
-// for one), and what SetSubscribed and SetMonitor name. f runs on the reading
+// SetPush says where frames go that are no replies: RESP3 pushes (but not the
+// confirmations that a Send waits for whose replies are negative), and what
+// SetSubscribed and SetMonitor name. f runs on the reading
 // goroutine and must not block; frame is valid only during the call. With nil
 // they are dropped.
 func (c *Conn) SetPush(f func(frame []byte, batch *Batch)) {
@@ -404,18 +426,24 @@ func (c *Conn) SetPush(f func(frame []byte, batch *Batch)) {
 }
 
 // SetSubscribed switches RESP2's way of delivering messages on or off: arrays
-// that begin with message, pmessage or smessage are then no replies.
+// that begin with message, pmessage or smessage are then no replies, and nothing is
+// that comes while no reply is due. It is on from the next reply; call it before what
+// subscribes is sent, with nothing outstanding.
 func (c *Conn) SetSubscribed(on bool) {
 	if on {
-		c.mode.CompareAndSwap(modeReplies, modeSubscribed)
+		c.mode.CompareAndSwap(modeReplies, modeSubscribeNext)
 	} else {
+		c.mode.CompareAndSwap(modeSubscribeNext, modeReplies)
 		c.mode.CompareAndSwap(modeSubscribed, modeReplies)
 	}
 }
 
-// SetMonitor makes everything after the next reply out-of-band. Call it before
-// the MONITOR is sent, with nothing outstanding.
+// SetMonitor makes a monitor's lines, from the next reply on, no replies. Call it
+// before the MONITOR is sent, with nothing outstanding.
 func (c *Conn) SetMonitor() { c.mode.Store(modeMonitorNext) }
+
+// KeepFromReuse has Unpin close the connection, whatever its owner says of it.
+func (c *Conn) KeepFromReuse() { c.tainted.Store(true) }
 
 // Call sends a request and waits for its replies: for cold paths. When ctx ends
 // first, the request may still be carried out.

@@ -218,11 +218,11 @@ func TestSubscriptions(t *testing.T) {
 		pushes := make(chan string, 100)
 		c.SetPush(func(f []byte, _ *Batch) { pushes <- string(f) })
 		c.SetSubscribed(proto == 2)
-		b, err := c.Call(ctxT(t), AppendCommand(nil, "SUBSCRIBE", "a", "b"), 2)
+		b, err := c.Call(ctxT(t), AppendCommand(nil, "SUBSCRIBE", "a", "b"), -2)
 		if want := first + "3\r\n$9\r\nsubscribe\r\n$1\r\na\r\n:1\r\n" + first + "3\r\n$9\r\nsubscribe\r\n$1\r\nb\r\n:2\r\n"; err != nil || string(b) != want {
 			t.Fatalf("%q %v", b, err)
 		}
-		b, err = c.Call(ctxT(t), AppendCommand(nil, "PSUBSCRIBE", "a*"), 1)
+		b, err = c.Call(ctxT(t), AppendCommand(nil, "PSUBSCRIBE", "a*"), -1)
 		if err != nil || !strings.HasPrefix(string(b), first+"3\r\n$10\r\npsubscribe") {
 			t.Fatalf("%q %v", b, err)
 		}
@@ -237,7 +237,7 @@ func TestSubscriptions(t *testing.T) {
 		if want := map[int]string{2: "*2\r\n$4\r\npong\r\n$0\r\n\r\n", 3: "+PONG\r\n"}[proto]; err != nil || string(b) != want {
 			t.Fatalf("%q %v", b, err)
 		}
-		b, err = c.Call(ctxT(t), AppendCommand(nil, "UNSUBSCRIBE"), 2)
+		b, err = c.Call(ctxT(t), AppendCommand(nil, "UNSUBSCRIBE"), -2)
 		if err != nil || !strings.HasPrefix(string(b), first+"3\r\n$11\r\nunsubscribe") {
 			t.Fatalf("%q %v", b, err)
 		}

@@ -26,6 +26,7 @@ type Group struct {
 	DB    int
 	Proto int  // 2 or 3
 	Lock  bool // the locks' own
+	Alone bool // shared by what should have a Lane and found no room for one
 	// User and Password as the client gave them. User "" with a Password is the
 	// AUTH of one argument. Both "": nearside's own credentials.
 	User, Password string
@@ -52,7 +53,7 @@ func (o *Origin) dial(ctx context.Context, g Group, k kind, prepare func(*Conn))
 	o.dials.Add(1)
 	c, err := o.connect(ctx, g, k)
 	if err == nil {
-		if k == shared || k == pinned {
+		if k.data() {
 			if o.cfg.OnConnect != nil {
 				o.cfg.OnConnect(c.runID)
 			}
@@ -117,7 +118,7 @@ func (o *Origin) register(c *Conn) error {
 	if o.closed {
 		return ErrClosed
 	}
-	if (c.kind == shared || c.kind == pinned) && o.other(c) {
+	if c.kind.data() && o.other(c) {
 		return fmt.Errorf("%w: run id %s instead of %s", ErrOtherServer, c.runID, o.expect)
 	}
 	o.conns[c] = struct{}{}
@@ -228,7 +229,7 @@ func (o *Origin) handshake(ctx context.Context, opt *redis.Options, g Group, k k
 		_ = raw.Close()
 		return nil, err
 	}
-	if o.loops != nil && (k == shared || k == dialled) && nc == raw {
+	if o.loops != nil && (k == shared || k == lane || k == dialled) && nc == raw {
 		if s, err := loop.Detach(nc); err == nil {
 			nc, raw = s, s
 		}
@@ -243,9 +244,21 @@ func (o *Origin) introduce(ctx context.Context, rc *redis.Conn, g Group, k kind,
 	if o.cfg.SkipRunID || k == heartbeat || k == bare {
 		args = []any{"ping"}
 	}
+	pipe := rc.Pipeline()
 	cmd := redis.NewRawCmd(ctx, args...)
-	_ = rc.Process(ctx, cmd)
-	b, err := cmd.Result()
+	_ = pipe.Process(ctx, cmd)
+	if (k == shared || k == dialled) && !o.cfg.SkipRunID {
+		// maxmemory-clients must not hit whoever shares a connection for what another one
+		// has asked. Where that is not known or not permitted it stays as it is.
+		_ = pipe.Process(ctx, redis.NewRawCmd(ctx, "client", "no-evict", "on"))
+	}
+	_, err = pipe.Exec(ctx)
+	b := cmd.Val()
+	if cmd.Err() != nil || len(b) > 0 { // it has a result of its own
+		err = cmd.Err()
+	} else if err == nil {
+		err = errors.New("no answer")
+	}
 	if err != nil {
 		return "", err
 	}

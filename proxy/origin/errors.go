@@ -25,6 +25,9 @@ var (
 	ErrTooManyConns = errors.New("too many origin connections")
 	// ErrFull: too much waits to be written; see TrySend.
 	ErrFull = errors.New("too much is unsent on the origin connection")
+	// ErrRetired: the shared connection had long been unused and was closed; nothing was
+	// sent. Ask Shared for another one.
+	ErrRetired = errors.New("unused origin connection closed")
 	// ErrClosed: Origin.Close or Conn.Close(nil) was called.
 	ErrClosed = errors.New("origin connection closed")
 )

@@ -34,6 +34,9 @@ type Config struct {
 	// MaxConns bounds the connections of all kinds, those of Dial and the watchdog
 	// excepted, which always find room. 0: nothing bounds them.
 	MaxConns int
+	// Home are the databases whose shared connections, if they are nearside's own user's,
+	// stay however long nobody uses them.
+	Home []int
 	// OnConnect is called with the run id of every new shared or pinned connection
 	// before it is used; "" if the server does not tell. It may call Expect. May be nil.
 	OnConnect func(runID string)
@@ -245,7 +248,7 @@ func (o *Origin) Stats() Stats {
 			continue
 		case c.kind == dialled, c.kind == bare:
 			s.Dialled++
-		case c.kind == pinned:
+		case c.kind.owned():
 			if c.isOut.Load() {
 				s.Pinned++
 			}

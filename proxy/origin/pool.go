@@ -1,10 +1,12 @@
 package origin
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -13,9 +15,17 @@ import (
 const (
 	firstBackoff = 50 * time.Millisecond
 	lastBackoff  = time.Second
-	maxIdle      = 64
+	maxIdle      = 64  // pinned ones
+	maxIdleLanes = 512 // each active session may need one again and again
 	idleFor      = 60 * time.Second
-	unusedFor    = 5 * time.Minute // after which a client user's shared connection is taken out of use
+
+	// A shared connection that nobody uses stays for so long; where there are more than
+	// fewShared for a shorter time, and where there are manyShared a new one takes the place
+	// of the longest unused. So a walk over all databases leaves nothing.
+	unusedFor    = 5 * time.Minute
+	unusedOfMany = 5 * time.Second
+	fewShared    = 64
+	manyShared   = 512
 )
 
 // slots are the shared connections of one group.
@@ -113,6 +123,7 @@ func (o *Origin) start(f func()) bool {
 
 // try dials for a slot. Those who wait may leave; the connection stays.
 func (o *Origin) try(g Group, sl *slot, a *attempt) {
+	o.retireLongestUnused(manyShared - 1)
 	c, err := o.patiently(o.ctx, func() (*Conn, error) {
 		return o.dial(o.ctx, g, shared, func(c *Conn) { c.slot = sl })
 	})
@@ -125,6 +136,36 @@ func (o *Origin) try(g Group, sl *slot, a *attempt) {
 	}
 	o.finish(g, sl, a, c, err)
 }
+
+// retireLongestUnused closes shared connections on which nothing is going on until there are most.
+func (o *Origin) retireLongestUnused(most int) {
+	var unused []*Conn
+	n := 0
+	o.mu.Lock()
+	for c := range o.conns {
+		if c.kind == shared && c.Err() == nil {
+			if n++; c.Outstanding() == 0 && !o.stays(c.group) {
+				unused = append(unused, c)
+			}
+		}
+	}
+	o.mu.Unlock()
+	if n <= most {
+		return
+	}
+	slices.SortFunc(unused, func(a, b *Conn) int { return cmp.Compare(a.heard.Load(), b.heard.Load()) })
+	for _, c := range unused {
+		if n <= most {
+			break
+		}
+		if c.retire() {
+			n--
+		}
+	}
+}
+
+// stays tells whether a group's connections stay if nobody uses them.
+func (o *Origin) stays(g Group) bool { return g.own() && slices.Contains(o.cfg.Home, g.DB) }
 
 func (o *Origin) finish(g Group, sl *slot, a *attempt, c *Conn, err error) {
 	sl.mu.Lock()
@@ -158,8 +199,13 @@ const patience = time.Second
 // Pin returns a connection for one owner, who gives it back with Unpin, also when
 // it broke.
 func (o *Origin) Pin(ctx context.Context, g Group) (*Conn, error) {
-	return o.patiently(ctx, func() (*Conn, error) { return o.pin(ctx, g) })
+	return o.patiently(ctx, func() (*Conn, error) { return o.take(ctx, g, pinned) })
 }
+
+// Lane is Pin for who owns the connection for a few requests only, which nobody else's
+// must follow: one of them may run long, block the connection at the server, or
+// make the server close it.
+func (o *Origin) Lane(ctx context.Context, g Group) (*Conn, error) { return o.take(ctx, g, lane) }
 
 // patiently tries until there is room for another connection, but not for long.
 func (o *Origin) patiently(ctx context.Context, try func() (*Conn, error)) (*Conn, error) {
@@ -212,7 +258,34 @@ func (o *Origin) wakePins() {
 	}
 }
 
-func (o *Origin) pin(ctx context.Context, g Group) (*Conn, error) {
+// TryLane is Lane for who should not wait: it returns nil if one must be dialled.
+func (o *Origin) TryLane(g Group) *Conn {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.closed || o.out >= o.cfg.MaxPinned {
+		return nil
+	}
+	c := o.takeIdle(g, lane)
+	if c != nil {
+		o.out++
+	}
+	return c
+}
+
+// takeIdle is called with mu held.
+func (o *Origin) takeIdle(g Group, k kind) *Conn {
+	for i := len(o.idle) - 1; i >= 0; i-- { // the last used one is the likeliest to live
+		c := o.idle[i]
+		if c.kind == k && c.group == g && c.Err() == nil {
+			o.idle = append(o.idle[:i], o.idle[i+1:]...)
+			c.isOut.Store(true)
+			return c
+		}
+	}
+	return nil
+}
+
+func (o *Origin) take(ctx context.Context, g Group, k kind) (*Conn, error) {
 	o.mu.Lock()
 	if o.closed {
 		o.mu.Unlock()
@@ -223,18 +296,13 @@ func (o *Origin) pin(ctx context.Context, g Group) (*Conn, error) {
 		return nil, ErrTooManyPinned
 	}
 	o.out++
-	for i := len(o.idle) - 1; i >= 0; i-- { // the last used one is the likeliest to live
-		c := o.idle[i]
-		if c.group == g && c.Err() == nil {
-			o.idle = append(o.idle[:i], o.idle[i+1:]...)
-			c.isOut.Store(true)
-			o.mu.Unlock()
-			return c, nil
-		}
-	}
+	c := o.takeIdle(g, k)
 	o.mu.Unlock()
+	if c != nil {
+		return c, nil
+	}
 
-	c, err := o.dial(ctx, g, pinned, func(c *Conn) { c.isOut.Store(true) })
+	c, err := o.dial(ctx, g, k, func(c *Conn) { c.isOut.Store(true) })
 	if err != nil && rejected(err) {
 		if c := o.moveIdle(ctx, g); c != nil {
 			return c, nil
@@ -257,14 +325,14 @@ func (o *Origin) Crowded() bool {
 	return o.out > o.cfg.MaxPinned/2
 }
 
-// Unpin takes a pinned connection back. clean says that nothing is left of its
+// Unpin takes a connection of Pin or Lane back. clean says that nothing is left of its
 // owner: no outstanding replies, no MULTI, WATCH, subscription or MONITOR, the
 // database its Group names. Anything else is closed. A second Unpin does nothing.
 func (o *Origin) Unpin(c *Conn, clean bool) {
-	if c.kind != pinned || !c.isOut.CompareAndSwap(true, false) {
+	if !c.kind.owned() || !c.isOut.CompareAndSwap(true, false) {
 		return
 	}
-	clean = clean && c.Outstanding() == 0 && c.mode.Load() == modeReplies
+	clean = clean && c.Outstanding() == 0 && c.mode.Load() == modeReplies && !c.tainted.Load()
 	c.SetPush(nil)
 
 	o.mu.Lock()
@@ -276,10 +344,7 @@ func (o *Origin) Unpin(c *Conn, clean bool) {
 		if _, known := o.conns[c]; known { // else its reader has just ended
 			c.watch.idleSince = o.now()
 			o.idle = append(o.idle, c)
-			if len(o.idle) > maxIdle {
-				surplus = o.idle[0]
-				o.idle = append(o.idle[:0], o.idle[1:]...)
-			}
+			surplus = o.takeSurplus(c.kind)
 		}
 	}
 	o.mu.Unlock()
@@ -289,6 +354,31 @@ func (o *Origin) Unpin(c *Conn, clean bool) {
 	if !keep {
 		c.fail(ErrClosed)
 	}
+}
+
+// takeSurplus takes the longest unused idle connection of a kind out if there are too many.
+// mu is held.
+func (o *Origin) takeSurplus(k kind) *Conn {
+	most, n, oldest := maxIdle, 0, -1
+	if k == lane {
+		most = maxIdleLanes
+	}
+	if len(o.idle) <= most {
+		return nil
+	}
+	for i, c := range o.idle {
+		if c.kind == k {
+			if n++; oldest < 0 {
+				oldest = i
+			}
+		}
+	}
+	if n <= most {
+		return nil
+	}
+	c := o.idle[oldest]
+	o.idle = append(o.idle[:oldest], o.idle[oldest+1:]...)
+	return c
 }
 
 // Dial makes a connection outside of all pools, for the link. push gets RESP3
@@ -302,6 +392,12 @@ func (o *Origin) Dial(ctx context.Context, g Group, push func(frame []byte)) (*C
 	})
 }
 
+// DialBusy makes a connection outside of all pools, also to a server that is busy with
+// a script and answers nothing but what ends that.
+func (o *Origin) DialBusy(ctx context.Context, g Group) (*Conn, error) {
+	return o.dial(ctx, g, heartbeat, nil)
+}
+
 // Expect says that only connections to the server process runID may be used from
 // now on, and closes the shared and pinned ones (idle or not) to any other. "" lifts
 // that. Connections whose server did not tell its run id are spared.
@@ -311,7 +407,7 @@ func (o *Origin) Expect(runID string) {
 	o.expect = runID
 	var wrong []*Conn
 	for c := range o.conns {
-		if (c.kind == shared || c.kind == pinned) && o.other(c) {
+		if c.kind.data() && o.other(c) {
 			wrong = append(wrong, c)
 		}
 	}

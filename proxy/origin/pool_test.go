@@ -3,6 +3,7 @@ package origin
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"path/filepath"
 	"strings"
@@ -183,7 +184,7 @@ func TestGroupsOfWrongPasswordsAreForgotten(t *testing.T) {
 
 func TestUnusedSharedConnectionsOfUsersLeave(t *testing.T) {
 	s := redistest.Start(t)
-	o := open(t, Config{URL: s.URL()})
+	o := open(t, Config{URL: s.URL(), Home: []int{0, 1}})
 	call(t, sharedConn(t, o, resp2), "ACL", "SETUSER", "ann", "on", ">pw", "+@all", "~*")
 	g := Group{Proto: 2, User: "ann", Password: "pw"}
 	c := sharedConn(t, o, g)
@@ -193,14 +194,78 @@ func TestUnusedSharedConnectionsOfUsersLeave(t *testing.T) {
 	if sharedConn(t, o, g) != c {
 		t.Fatal("left too early")
 	}
-	o.sweep(now + int64(unusedFor) + 1)
-	if c.Err() != nil || sharedConn(t, o, g) == c {
-		t.Fatal("still handed out, or closed under those who hold it")
+	own := sharedConn(t, o, Group{Proto: 3, DB: 1})
+	o.sweep(o.now() + int64(unusedFor) + 1)
+	if !errors.Is(c.Err(), ErrRetired) || own.Err() != nil {
+		t.Fatal(c.Err(), own.Err())
 	}
-	o.sweep(now + int64(unusedFor+time.Minute) + 1)
-	if c.Err() == nil {
-		t.Fatal("never closed")
+	if err := c.Send(AppendCommand(nil, "PING"), 1, nil); !errors.Is(err, ErrRetired) {
+		t.Fatal(err)
 	}
+	if sharedConn(t, o, g) == c {
+		t.Fatal("still handed out")
+	}
+}
+
+// A connection on which anything is going on is not closed for being unused, and
+// whoever is about to use it learns that nothing was sent.
+func TestRetire(t *testing.T) {
+	s := redistest.Start(t)
+	o := open(t, Config{URL: s.URL()})
+	const rounds = 2000
+	lost := 0
+	for i := range rounds {
+		c := sharedConn(t, o, Group{Proto: 2, DB: 3})
+		retired := make(chan bool)
+		go func() { retired <- c.retire() }()
+		b, err := c.Call(ctxT(t), AppendCommand(nil, "INCR", "n"), 1)
+		switch gone := <-retired; {
+		case err == nil:
+			if want := fmt.Sprintf(":%d\r\n", i+1-lost); string(b) != want {
+				t.Fatalf("%q, want %q", b, want)
+			}
+		case errors.Is(err, ErrRetired) && gone:
+			lost++
+		default:
+			t.Fatalf("%v, retired %v", err, gone)
+		}
+	}
+	t.Logf("%d of %d were too late", lost, rounds)
+}
+
+// However many groups are asked for, so many connections stay.
+func TestManyGroups(t *testing.T) {
+	s := redistest.Start(t, "--databases", "2000")
+	o := open(t, Config{URL: s.URL(), Home: []int{0}})
+	home := sharedConn(t, o, Group{Proto: 2})
+	busy := sharedConn(t, o, Group{Proto: 2, DB: 1})
+	blocked := newRecorder(1)
+	if err := busy.Send(AppendCommand(nil, "BLPOP", "q", "0"), 1, numbered{blocked, 0}); err != nil {
+		t.Fatal(err)
+	}
+	busy.Flush()
+	for db := range 1200 {
+		sharedConn(t, o, Group{Proto: 2, DB: db})
+		if n := o.Stats().Shared; n > manyShared+1 {
+			t.Fatalf("%d connections", n)
+		}
+	}
+	now := o.now()
+	o.look(now)
+	for range 2 {
+		o.sweep(o.now() + int64(unusedOfMany) + 1)
+	}
+	if n := o.Stats().Shared; n > fewShared {
+		t.Errorf("%d connections stay", n)
+	}
+	if n := len(*o.groups.Load()); n > fewShared {
+		t.Errorf("%d groups stay", n)
+	}
+	if home.Err() != nil || busy.Err() != nil {
+		t.Error(home.Err(), busy.Err())
+	}
+	busy.Close(nil)
+	blocked.wait(t)
 }
 
 func TestUnpin(t *testing.T) {

@@ -18,10 +18,11 @@ const (
 
 // What counts as a reply.
 const (
-	modeReplies     int32 = iota
-	modeSubscribed        // RESP2, subscribed
-	modeMonitorNext       // until the next reply
-	modeMonitor           // nothing does
+	modeReplies       int32 = iota
+	modeSubscribeNext       // … until the next reply, then modeSubscribed
+	modeSubscribed          // RESP2, subscribed
+	modeMonitorNext         // … until the next reply, then modeMonitor
+	modeMonitor
 )
 
 // reader belongs to the reading goroutine, or to the loop. The buffer's parts:
@@ -202,7 +203,7 @@ func (r *reader) frame(n int) error {
 	c := r.c
 	f := r.buf[r.at : r.at+n]
 	e := c.pending.peek()
-	if !r.partial && c.outOfBand(f, e != nil) {
+	if !r.partial && c.outOfBand(f, e) {
 		if push := c.push.Load(); push != nil {
 			(*push)(f[:n:n], &r.batch)
 		}
@@ -218,8 +219,28 @@ func (r *reader) frame(n int) error {
 	if e == nil {
 		return fmt.Errorf("%w: a reply nobody asked for: %.64q", ErrLost, f)
 	}
+	if r.scan.pushes > 0 && !r.partial {
+		return r.frameAround(e, n)
+	}
 	r.at += n
 	return r.count(e, f)
+}
+
+// frameAround deals with a reply that has pushes inside. They come after it, as
+// newer servers send them.
+func (r *reader) frameAround(e *entry, n int) error {
+	f, pushes := withoutPushes(r.buf[r.at : r.at+n])
+	r.end = r.at + len(f) + copy(r.buf[r.at+len(f):], r.buf[r.at+n:r.end])
+	r.at += len(f)
+	if err := r.count(e, f); err != nil {
+		return err
+	}
+	if push := r.c.push.Load(); push != nil {
+		for _, p := range pushes {
+			(*push)(p, &r.batch)
+		}
+	}
+	return nil
 }
 
 // count notes a reply that e has waited for; f is at least its first byte. The
@@ -236,8 +257,11 @@ func (r *reader) count(e *entry, f []byte) error {
 		return nil
 	}
 	r.got = 0
-	if c.mode.Load() == modeMonitorNext {
+	switch c.mode.Load() {
+	case modeMonitorNext:
 		c.mode.Store(modeMonitor)
+	case modeSubscribeNext:
+		c.mode.CompareAndSwap(modeSubscribeNext, modeSubscribed)
 	}
 	if err := r.failed; err != nil {
 		r.failed = nil
@@ -405,7 +429,7 @@ func (r *reader) giveParts() bool {
 		return false
 	}
 	e := r.c.pending.peek()
-	if e == nil || !r.partial && r.c.outOfBand(r.buf[r.at:r.end], true) {
+	if e == nil || !r.partial && r.c.outOfBand(r.buf[r.at:r.end], e) {
 		return false
 	}
 	if o, ok := e.sink.(PartsOwner); !ok || e.orError || !o.TakesParts() {
@@ -437,7 +461,7 @@ func (r *reader) dropParts() {
 func (r *reader) beginSkip() error {
 	e := r.c.pending.peek()
 	rest := r.buf[r.at:r.end]
-	if e == nil || len(rest) > 0 && !r.partial && r.c.outOfBand(rest, true) {
+	if e == nil || len(rest) > 0 && !r.partial && r.c.outOfBand(rest, e) {
 		return errLargePush
 	}
 	r.failed = ErrTooLarge
@@ -481,27 +505,56 @@ func (r *reader) skipOn() (done bool, err error) {
 	return true, r.count(e, []byte{' '})
 }
 
-// outOfBand tells whether a frame is no reply. expected: somebody waits for one.
-func (c *Conn) outOfBand(f []byte, expected bool) bool {
-	mode := c.mode.Load()
-	switch {
-	case mode == modeMonitor:
-		return true
-	case f[0] == '>':
-		return !expected || !hasAnyPrefix(f, confirmations)
-	case f[0] == '*' && mode == modeSubscribed:
-		return hasAnyPrefix(f, messages)
+// outOfBand tells whether a frame answers none of the requests that were sent; e
+// is the oldest of them that is not answered, or nil. What a frame looks like decides
+// only where nothing else can look like that:
+//
+//   - RESP3 marks pushes. The confirmation of a subscription is written as one and
+//     is a reply, of a request that waits for confirmations only.
+//   - RESP2 writes a message as an array, like the reply to an MGET. But a connection
+//     that is subscribed carries SUBSCRIBE and its relatives only, PING and RESET,
+//     whose replies are no such arrays; and no message comes before Redis has
+//     answered the SUBSCRIBE, or the EXEC with one.
+//   - A monitor's lines are status replies of a form that no other command has.
+func (c *Conn) outOfBand(f []byte, e *entry) bool {
+	if f[0] == '>' {
+		return e == nil || !e.orError || !confirms(f)
+	}
+	switch c.mode.Load() {
+	case modeMonitor:
+		return e == nil || isMonitorLine(f)
+	case modeSubscribed:
+		return e == nil || f[0] == '*' && hasAnyPrefix(f, messages)
 	}
 	return false
 }
 
-var confirmations = [][]byte{
-	[]byte(">3\r\n$9\r\nsubscribe\r\n"),
-	[]byte(">3\r\n$10\r\npsubscribe\r\n"),
-	[]byte(">3\r\n$10\r\nssubscribe\r\n"),
-	[]byte(">3\r\n$11\r\nunsubscribe\r\n"),
-	[]byte(">3\r\n$12\r\npunsubscribe\r\n"),
-	[]byte(">3\r\n$12\r\nsunsubscribe\r\n"),
+// confirms tells whether a push confirms a subscription or its end.
+func confirms(f []byte) bool {
+	_, head, err := header(f)
+	if err != nil || head == 0 {
+		return false
+	}
+	element, _ := pushElement(f[head:])
+	return element
+}
+
+// isMonitorLine recognises +1700000000.123456 [0 127.0.0.1:1234] "get" "x".
+func isMonitorLine(f []byte) bool {
+	if f[0] != '+' {
+		return false
+	}
+	seconds, rest, ok := bytes.Cut(f[1:], []byte("."))
+	return ok && digits(seconds) && len(rest) > 8 && digits(rest[:6]) && rest[6] == ' ' && rest[7] == '['
+}
+
+func digits(b []byte) bool {
+	for _, c := range b {
+		if c < '0' || c > '9' {
+			return false
+		}
+	}
+	return len(b) > 0
 }
 
 var messages = [][]byte{

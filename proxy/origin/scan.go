@@ -23,6 +23,12 @@ const (
 // belongs to does not matter for that, so one counter does what looks like a
 // stack: an element takes one away, an aggregate of n takes one away and adds n.
 // Nesting costs neither memory nor recursion.
+//
+// A push may stand inside of a reply: Redis up to 7.0 puts what a transaction
+// publishes to its own client, and what it invalidates for it, between the elements
+// of EXEC's array, and an MGET that finds an expired key does the same to its own.
+// Such a push is no element. The confirmation of a SUBSCRIBE that EXEC has run is
+// written as a push too, and is one.
 type Scanner struct {
 	pos     int   // b[:pos] are whole elements
 	missing int64 // elements still to come
@@ -30,6 +36,8 @@ type Scanner struct {
 	need    int   // the buffer must be at least this long for any progress
 	last    bool  // need is where the whole reply ends
 	begun   bool
+	inside  bool // the reply's own header is behind
+	pushes  int  // pushes inside, which are no elements
 }
 
 // Next returns the length of the reply that starts at b[0], or 0 if it is
@@ -95,7 +103,21 @@ func (s *Scanner) element(b []byte) (bool, error) {
 	}
 	end := s.pos + head
 	switch typ {
-	case '*', '~', '>':
+	case '>':
+		if s.inside {
+			element, known := pushElement(b[end:])
+			if !known {
+				s.want(len(b) + 1)
+				return false, nil
+			}
+			if !element {
+				s.pushes++
+				s.done(end, max(n, 0)+1)
+				break
+			}
+		}
+		s.done(end, max(n, 0))
+	case '*', '~':
 		s.done(end, max(n, 0))
 	case '%':
 		s.done(end, 2*max(n, 0))
@@ -134,7 +156,61 @@ func (s *Scanner) rebase() {
 }
 
 func (s *Scanner) want(n int)            { s.need, s.last = n, false }
-func (s *Scanner) done(end int, n int64) { s.pos = end; s.missing += n - 1 }
+func (s *Scanner) done(end int, n int64) { s.pos = end; s.missing += n - 1; s.inside = true }
+
+// confirming are the pushes that answer SUBSCRIBE and its relatives, as their first
+// element is written.
+var confirming = [...]string{
+	"$9\r\nsubscribe\r\n", "$10\r\npsubscribe\r\n", "$10\r\nssubscribe\r\n",
+	"$11\r\nunsubscribe\r\n", "$12\r\npunsubscribe\r\n", "$12\r\nsunsubscribe\r\n",
+}
+
+// pushElement tells whether a push inside of a reply is one of its elements. b is
+// what follows the push's header; known is false while too little of it is there.
+func pushElement(b []byte) (element, known bool) {
+	for _, c := range confirming {
+		switch {
+		case len(b) >= len(c):
+			if string(b[:len(c)]) == c {
+				return true, true
+			}
+		case c[:len(b)] == string(b):
+			return false, false
+		}
+	}
+	return false, true
+}
+
+// withoutPushes takes the pushes that are no elements out of the reply b, in its
+// own memory, and returns what is left and copies of them in their order.
+func withoutPushes(b []byte) (reply []byte, pushes [][]byte) {
+	reply = b[:0]
+	for at := 0; at < len(b); {
+		end, push := elementEnd(b, at)
+		if push {
+			pushes = append(pushes, bytes.Clone(b[at:end]))
+		} else {
+			reply = append(reply, b[at:end]...)
+		}
+		at = end
+	}
+	return reply, pushes
+}
+
+// elementEnd returns where the element, or the header of an aggregate, ends that
+// begins at b[at]; a push that is no element is taken whole. b is a whole reply.
+func elementEnd(b []byte, at int) (end int, push bool) {
+	if b[at] == '>' && at > 0 {
+		_, head, _ := header(b[at:])
+		if element, _ := pushElement(b[at+head:]); !element {
+			n, _ := Next(b[at:])
+			return at + n, true
+		}
+	}
+	s := Scanner{missing: 1, begun: true, pos: at}
+	_, _ = s.element(b) // it has been scanned before
+	return s.pos, false
+}
 
 // header reads a type byte, a number and a line end. head 0: incomplete. The
 // only negative number is -1, and "?" (streamed types) is refused: Redis sends none.

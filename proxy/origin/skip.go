@@ -99,7 +99,15 @@ func (s *skipper) element(b []byte) (head int, err error) {
 		return 0, err
 	}
 	switch b[0] {
-	case '*', '~', '>':
+	case '>': // inside of a reply: see Scanner
+		element, known := pushElement(b[head:])
+		if !known {
+			return 0, nil
+		}
+		if s.missing += max(n, 0); element {
+			s.missing--
+		}
+	case '*', '~':
 		s.missing += max(n, 0) - 1
 	case '%':
 		s.missing += 2*max(n, 0) - 1

@@ -18,7 +18,6 @@ type watched struct {
 	idleSince int64 // of an idle pinned connection
 	sent      int64 // number of requests …
 	sentSince int64 // … and since when it is known to be that
-	retired   bool
 }
 
 // watch looks after all connections forty times per Timeout.
@@ -126,9 +125,20 @@ func (o *Origin) sweep(now int64) {
 	}
 	clear(o.idle[len(keep):])
 	o.idle = keep
+	var unused []*Conn
+	few := 0
 	for c := range o.conns {
-		if c.kind == shared && !c.group.own() && o.unused(c, now) {
-			old = append(old, c)
+		if c.kind == shared {
+			few++
+		}
+	}
+	patience := unusedFor
+	if few > fewShared {
+		patience = unusedOfMany
+	}
+	for c := range o.conns {
+		if c.kind == shared && !o.stays(c.group) && c.Outstanding() == 0 && now-c.watch.sentSince >= int64(patience) {
+			unused = append(unused, c)
 		}
 	}
 	o.dropGroups(now)
@@ -136,32 +146,18 @@ func (o *Origin) sweep(now int64) {
 	for _, c := range old {
 		c.fail(ErrClosed)
 	}
+	for _, c := range unused {
+		c.retire()
+	}
 }
 
-// unused tells whether a client user's shared connection can go. It first leaves
-// its slot, so that nobody finds it any more, and is closed a minute later, when
-// those who found it before have long sent what they had to send.
-func (o *Origin) unused(c *Conn, now int64) bool {
-	w := &c.watch
-	quiet := now - w.sentSince
-	if c.Outstanding() > 0 || quiet < int64(unusedFor) {
-		return false
-	}
-	if !w.retired {
-		w.retired = true
-		c.slot.cur.CompareAndSwap(c, nil)
-		return false
-	}
-	return quiet >= int64(unusedFor+time.Minute)
-}
-
-// dropGroups forgets groups of client users that have no connection, so that
-// guessing passwords does not fill the memory. mu is held.
+// dropGroups forgets groups that have no connection, so that guessing passwords, or
+// walking over databases, does not fill the memory. mu is held.
 func (o *Origin) dropGroups(now int64) {
 	old := *o.groups.Load()
 	var groups map[Group]*slots
 	for g, s := range old {
-		if g.own() || !s.empty(now) {
+		if o.stays(g) || !s.empty(now) {
 			continue
 		}
 		if groups == nil {
