@@ -59,7 +59,7 @@ func kindOf(c *Command) string {
 		return binding
 	case c.foreign:
 		return forGood
-	case c.private:
+	case c.private, c.alone && c.quirk == quirkNone && c.Flags.Has(FlagWrite):
 		return whileRun
 	case c.route == RouteLocal:
 		return byItself
