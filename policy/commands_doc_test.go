@@ -56,6 +56,12 @@ var views = map[string]string{
 	"scan":      "one database after the other",
 }
 
+// notes says what else there is to say.
+var notes = map[string]string{
+	"wait":  "from 7.2 on a message of nearside's own goes ahead (a user needs +publish &nearside:wait); inside MULTI it counts for the transaction's own connection",
+	"debug": "what names a key goes where that lives",
+}
+
 // unexplained stands where a refused command has no reason in refusals, which the test reports.
 const unexplained = "(no reason given)"
 
@@ -110,6 +116,9 @@ func describe(c *Command) string {
 		default:
 			say("passed")
 		}
+	}
+	if why := notes[c.Name]; why != "" {
+		say("%s", why)
 	}
 	if c.Hash {
 		say("from Redis 7.4 on passed, since fields of hashes may expire")
