@@ -98,6 +98,12 @@ var privates = map[string]string{
 	"client|no-evict": "Redis keeps it for that connection; the client's later commands use it too",
 }
 
+// notes says what else there is to say.
+var notes = map[string]string{
+	"wait":  "from 7.2 on a message of nearside's own goes ahead (a user needs +publish &nearside:wait); inside MULTI it counts for the transaction's own connection",
+	"debug": "what names a key goes where that lives",
+}
+
 // unexplained stands where a refused command has no reason in refusals, which the test reports.
 const unexplained = "(no reason given)"
 
@@ -169,6 +175,9 @@ func describe(c *Command) string {
 		default:
 			say("forwarded")
 		}
+	}
+	if why := notes[c.Name]; why != "" {
+		say("%s", why)
 	}
 	if c.Hash {
 		say("from Redis 7.4 on forwarded, since fields of hashes may expire")

@@ -54,8 +54,8 @@ func TestErrors(t *testing.T) {
 		{"no rules", "cache:\n  rules:\n", `f.yaml:2:3: "rules" has no value`},
 
 		// Types.
-		{"scalar for mapping", "cache: yes\n", `f.yaml:1:8: cache must have keys and values: audit, db, fence, keyspace_events, link, max_entries, max_staleness, memory, ping, refills, rules, touch, ttl`},
-		{"list for mapping", "cache: [1]\n", `f.yaml:1:8: cache must have keys and values: audit, db, fence, keyspace_events, link, max_entries, max_staleness, memory, ping, refills, rules, touch, ttl`},
+		{"scalar for mapping", "cache: yes\n", `f.yaml:1:8: cache must have keys and values: audit, db, exclusive, fence, keyspace_events, link, max_entries, max_staleness, memory, ping, refills, rules, touch, ttl`},
+		{"list for mapping", "cache: [1]\n", `f.yaml:1:8: cache must have keys and values: audit, db, exclusive, fence, keyspace_events, link, max_entries, max_staleness, memory, ping, refills, rules, touch, ttl`},
 		{"mapping for list", "cache:\n  rules:\n    prefix: a\n", `f.yaml:3:5: cache.rules must be a list: begin each element with "- "`},
 		{"mapping for scalar", "cache:\n  db:\n    x: 1\n", `f.yaml:3:5: cache.db: must be a single value`},
 		{"list for scalar", "redis: [a]\n", `f.yaml:1:8: redis: must be a single value`},
