@@ -17,6 +17,36 @@ func (s *session) dispatch(raw []byte) {
 		s.quit = true
 		return
 	}
+	s.carryOut(raw)
+	if s.moved == movedOnce {
+		s.moved = movedTwice // then it is answered
+		s.carryOut(raw)
+	}
+	s.moved = notMoved
+}
+
+// moved says that the request at hand was decided by what one server process has told
+// of its commands, and then met another one, before anything of it was sent.
+type moved uint8
+
+const (
+	notMoved moved = iota
+	movedOnce
+	movedTwice
+)
+
+// begunAnew tells whether the error of a request that could not be sent is to be
+// followed by another try.
+func (s *session) begunAnew(err error) bool {
+	if s.moved != notMoved || !errors.Is(err, errMoved) || s.captured != nil {
+		return false
+	}
+	s.moved = movedOnce
+	return true
+}
+
+// carryOut decides a request and sends it on its way.
+func (s *session) carryOut(raw []byte) {
 	s.decide()
 	s.start()
 	d := &s.d
@@ -378,6 +408,9 @@ func (s *session) touch(c *origin.Conn) {
 }
 
 func (s *session) replyOriginError(err error) {
+	if s.begunAnew(err) {
+		return
+	}
 	s.p.m.originErrors.Inc()
 	s.replyError(s.p.originError(err))
 }

@@ -106,8 +106,8 @@ func (p *Proxy) meetFirst() {
 	_, _ = p.origin.Shared(p.ctx, origin.Group{DB: p.cfg.LocksDB, Proto: 2}, 0) // an error is the request's to meet
 }
 
-// errMoved is the answer to a request that was decided by what another server process
-// said of its commands. Nothing of it has been sent.
+// errMoved says that a request was decided by what another server process told of its
+// commands. Nothing of it has been sent: it is decided anew, once (session.moved).
 var errMoved = &origin.RefusedError{Line: "ERR nearside: another Redis answers since the request came, with other commands; send it again"}
 
 // forgetProcess has the next process met, which does not say who it is, asked too.

@@ -23,6 +23,7 @@ const privateIdle = time.Minute
 
 // privacy is what is remembered of that.
 type privacy struct {
+	moved            moved        // the request at hand
 	settled          bool         // data commands use the pinned connection
 	noEvict, noTouch bool         // CLIENT NO-EVICT and NO-TOUCH are on there
 	setsOther        bool         // something else was set there, which nothing but RESET takes back

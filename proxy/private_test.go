@@ -445,3 +445,27 @@ func TestClusterWords(t *testing.T) {
 		}
 	})
 }
+
+// TestMetWhileDecided: a request that was decided before the server process was met on
+// whose connection it is to go is decided anew.
+func TestMetWhileDecided(t *testing.T) {
+	for _, unmeet := range []string{"unmet", "another"} {
+		redis := startRenamed(t, redistest.Debian, "APPEND ", "MULTI append", "GET fetch")
+		n := launch(t, redis.URL(), func(c *Config) { oneWire(c); c.Link = "none" })
+		c, good := n.dial(), n.dial()
+		for _, o := range []*redistest.Client{c, good} {
+			o.Do("HELLO", "3")
+			want(t, o, "OK", "SELECT", "7")
+		}
+		// From here on as if another process had been met, of which no connection is left.
+		n.current().policy.Meet("another", nil)
+		n.learning.asked.Store("another")
+		n.learning.met.Store(unmeet == "another")
+		want(t, c, "OK", "APPEND") // MULTI: with the table's rows it would go on the shared connection
+		want(t, good, "x", "ECHO", "x")
+		want(t, c, "QUEUED", "SET", "k", "v")
+		want(t, good, "(nil)", "FETCH", "k")
+		want(t, c, "[OK]", "EXEC")
+		want(t, good, "v", "FETCH", "k")
+	}
+}

@@ -110,6 +110,9 @@ func (s *session) transactionCommand(raw []byte) {
 // not at all. So MULTI is answered OK, its commands an error, and EXEC aborts, which
 // every client knows; a plain error would let them run one by one.
 func (s *session) failTransaction(err error) {
+	if s.begunAnew(err) {
+		return
+	}
 	s.p.m.originErrors.Inc()
 	if s.d.Cmd.Name == "multi" {
 		s.openTransaction(true)
