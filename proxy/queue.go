@@ -24,6 +24,7 @@ type queue struct {
 	noticed    int // of these, known to session.busy
 	unanswered int // slots whose answer is not known yet
 	writes     int // of these, all that are not cacheable reads
+	refetches  int // refused fetches that are sent again: nothing but cacheable reads may be sent meanwhile
 
 	// via is the origin connection that all unanswered slots went to; mixed
 	// says that there are several (cacheable reads only).
@@ -85,6 +86,9 @@ func (s *session) push(sl *slot, via *origin.Conn) {
 	s.pushed = true
 	q := &s.q
 	q.mu.Lock()
+	if q.refetches > 0 && !sl.read {
+		s.awaitRefetches()
+	}
 	s.detachOut()
 	if q.unanswered == 0 {
 		q.via, q.mixed = via, false
@@ -97,6 +101,19 @@ func (s *session) push(sl *slot, via *origin.Conn) {
 	}
 	q.link(sl)
 	q.mu.Unlock()
+}
+
+// awaitRefetches waits until no refused fetch is to be sent again. The caller is the
+// session's reader and holds q.mu.
+func (s *session) awaitRefetches() {
+	q := &s.q
+	q.mu.Unlock()
+	s.blocking()
+	s.flushOrigin()
+	q.mu.Lock()
+	for q.refetches > 0 && !q.closed {
+		q.wait()
+	}
 }
 
 // apart notes that an unanswered cacheable read may be on any connection.

@@ -39,6 +39,7 @@ func (p *Proxy) Run(ctx context.Context) error {
 	p.wg.Go(func() { p.audit.run(p.ctx) })
 	p.wg.Go(func() { p.reporter.run(p.ctx) })
 	p.wg.Go(func() { p.touch.run(p.ctx) })
+	p.wg.Go(func() { p.full.watch(p.ctx, p) })
 	p.wg.Go(func() { p.slow.run(p.ctx, p) })
 	adminCtx, stopAdmin := context.WithCancel(context.Background())
 	defer stopAdmin()
