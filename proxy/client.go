@@ -103,11 +103,7 @@ const maxName = 4 << 10
 // version that knows CLIENT SETINFO; else the origin's own error is the answer.
 func (s *session) setInfo(raw []byte) {
 	facts, err := s.p.facts()
-	if err != nil {
-		s.replyOriginError(err)
-		return
-	}
-	if !facts.atLeast7(2) || len(s.args) != 4 {
+	if err != nil || !facts.atLeast7(2) || len(s.args) != 4 { // without HELLO the version is not known
 		s.forward(raw)
 		return
 	}

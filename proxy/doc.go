@@ -42,7 +42,12 @@
 //     those keys. Without a link they flush.
 //   - TTL and PTTL are passed to Redis: it knows, and they are rarely asked.
 //   - What a Redis user may read is proven by ACL LIST (users.go), but not for
-//     nearside's own user, whose connections clients without AUTH share.
+//     nearside's own user, whose connections clients without AUTH share. The right to
+//     what nearside answers itself Redis is asked for, of every user (rights.go).
+//   - An error that only nearside's own MULTI, SELECT, PTTL or EXEC meets is not the
+//     client's: refusal.go says what happens instead.
+//   - Redis decides each AUTH (verify.go). Nearside's own password follows what Redis
+//     has let its user in with last (origin/login.go).
 //   - WAIT is led by a PING on its connection, since Redis waits for the offset
 //     that the connection has seen last and the writes went elsewhere.
 //   - Hits do not touch Redis's LRU and LFU clocks; touch.go does that, by and by.
