@@ -169,7 +169,7 @@ func (s *session) cachedOne(raw []byte) {
 	s.scratch = appendFetch(s.scratch[:0], raw, s.args[k.Pos:k.Pos+1])
 	p.m.fetches.Inc()
 	s.transmit(sl, c, s.scratch, fetchReplies(1))
-	s.apart() // it may have to be sent again
+	s.mayComeAgain()
 }
 
 // A fetch asks for the value and its keys' remaining lives in one atomic step,
@@ -188,10 +188,6 @@ func appendFetch(b, raw []byte, keys [][]byte) []byte {
 	}
 	return append(b, fetchTail...)
 }
-
-// Until a fetch is answered nothing but cacheable reads follows it (apart): it may be
-// refused, and the plain read that is then sent in its place must come before
-// whatever the client sent behind it.
 
 // fetchReplies is the number of replies to a fetch of n keys: MULTI, the read, n PTTLs, EXEC.
 func fetchReplies(n int) int { return n + 3 }
@@ -409,7 +405,7 @@ func (s *session) fetchMany(raw []byte, miss l1.Miss) {
 	s.scratch = appendFetch(s.scratch[:0], raw, keys)
 	p.m.fetches.Inc()
 	s.submit(sl, c, s.scratch, fetchReplies(len(keys)))
-	s.apart()
+	s.mayComeAgain()
 }
 
 // finishMany keeps the values of an MGET. A null means "no such key" only if

@@ -144,7 +144,7 @@ const maxName = 4 << 10
 func (s *session) setInfo() {
 	facts, err := s.p.facts()
 	switch {
-	case err != nil:
+	case err != nil: // without HELLO the version is not known
 		s.replyOriginError(err)
 		return
 	case !facts.atLeast7(2):

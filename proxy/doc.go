@@ -42,7 +42,12 @@
 //     those keys. Without a link they flush.
 //   - TTL and PTTL are passed to Redis: it knows, and they are rarely asked.
 //   - What a Redis user may read is proven by ACL LIST (users.go), but not for
-//     nearside's own user, whose connections clients without AUTH share.
+//     nearside's own user, whose connections clients without AUTH share. The right to
+//     what nearside answers itself Redis is asked for, of every user (rights.go).
+//   - An error that only nearside's own MULTI, SELECT, PTTL or EXEC meets is not the
+//     client's: refusal.go says what happens instead.
+//   - Redis decides each AUTH (verify.go). Nearside's own password follows what Redis
+//     has let its user in with last (origin/login.go).
 //   - WAIT and WAITAOF are led by a message on their connection, since Redis waits for
 //     what that connection has written and the writes went elsewhere (wait.go).
 //   - FLUSHDB at database 0 deletes what is in view, in steps (view.go).

@@ -43,6 +43,7 @@ type queue struct {
 	noticed    int // of these, known to session.busy
 	unanswered int // pending replies whose answer is not known yet
 	writes     int // of these, all that are not cacheable reads
+	held       int // who holds back all but cacheable reads
 
 	// via is the way of all unanswered requests; mixed says that there are
 	// several (cacheable reads only).
@@ -93,6 +94,9 @@ func (c *conn) push(sl *pending, via way) {
 	c.pushed = true
 	q := &c.q
 	q.mu.Lock()
+	if q.held > 0 && !sl.overtaken {
+		c.awaitUnheld()
+	}
 	c.detachOut()
 	if q.unanswered == 0 {
 		q.via, q.mixed = via, false
@@ -105,6 +109,40 @@ func (c *conn) push(sl *pending, via way) {
 	}
 	q.link(sl)
 	q.mu.Unlock()
+}
+
+// hold holds back all requests but cacheable reads until unhold, unless one is already sent.
+// The caller brings the answer to a request of the conn's, which is to be sent again in its place.
+func (c *conn) hold() bool {
+	q := &c.q
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.writes > 0 {
+		return false
+	}
+	q.held++
+	q.mixed = true
+	return true
+}
+
+// unhold is called before that answer is brought, which wakes the reader.
+func (c *conn) unhold() {
+	c.q.mu.Lock()
+	c.q.held--
+	c.q.mu.Unlock()
+}
+
+// awaitUnheld waits until nobody holds requests back. The caller is the
+// conn's reader and holds q.mu.
+func (c *conn) awaitUnheld() {
+	q := &c.q
+	q.mu.Unlock()
+	c.blocking()
+	c.h.Ahead()
+	q.mu.Lock()
+	for q.held > 0 && !q.closed {
+		q.wait()
+	}
 }
 
 // apart notes that an unanswered cacheable read may be on any connection.

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -33,16 +34,78 @@ import (
 // anything that came after is taken for an answer (Conn.Distrust), and a user's first
 // fetch, by which that would show, runs on a connection of its own (proveFetch).
 
-// fullFor is how long a refusal for want of memory is remembered: meanwhile reads
-// are passed on plainly, and hits go on.
-const fullFor = time.Second
+const (
+	// fullFor is how long a refusal for want of memory is remembered: meanwhile reads
+	// are passed on plainly, and hits go on.
+	fullFor = time.Second
+	// suspectFor is how long another one is likely after it.
+	suspectFor = time.Minute
+	// fullLook is how often the origin is asked how full it is, and nearlyFull from
+	// how many per cent of maxmemory on a refusal is likely.
+	fullLook   = 10 * time.Second
+	nearlyFull = 80
+)
 
-// full remembers that the origin refuses transactions for want of memory.
-type full struct{ until atomic.Int64 } // on the proxy's clock
+// full remembers that the origin refuses transactions for want of memory. Times
+// are those of the proxy's clock.
+type full struct {
+	until   atomic.Int64
+	suspect atomic.Int64 // until then
+}
 
-func (f *full) note() { f.until.Store(clockNow() + int64(fullFor)) }
+func (f *full) note() {
+	now := clockNow()
+	f.until.Store(now + int64(fullFor))
+	f.suspect.Store(now + int64(suspectFor))
+}
 
 func (f *full) lasts(now int64) bool { return now < f.until.Load() }
+
+func (f *full) suspected(now int64) bool { return now < f.suspect.Load() }
+
+// watch asks the origin how full it is, again and again.
+func (f *full) watch(ctx context.Context, p *Proxy) {
+	tick := time.NewTicker(fullLook)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+			f.look(ctx, p)
+		}
+	}
+}
+
+// look asks the origin how full it is, where that matters.
+func (f *full) look(ctx context.Context, p *Proxy) {
+	if facts := p.server.Load(); facts == nil || facts.atLeast7(2) || p.cfg.Embedded {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, factsTimeout)
+	defer cancel()
+	text, err := p.origin.Control().Info(ctx, "memory").Result()
+	if err == nil && isNearlyFull(text) {
+		f.suspect.Store(max(f.suspect.Load(), clockNow()+int64(suspectFor)))
+	}
+}
+
+// isNearlyFull understands INFO memory.
+func isNearlyFull(text string) bool {
+	var used, most uint64
+	for line := range strings.Lines(text) {
+		name, value, _ := strings.Cut(strings.TrimSpace(line), ":")
+		n, err := strconv.ParseUint(value, 10, 64)
+		switch {
+		case err != nil:
+		case name == "used_memory":
+			used = n
+		case name == "maxmemory":
+			most = n
+		}
+	}
+	return most > 0 && used >= most-most/100*(100-nearlyFull)
+}
 
 // refusal is what an error line says of a part of nearside's own.
 type refusal uint8
@@ -102,15 +165,18 @@ func ownWords(line []byte) bool {
 }
 
 // refused tells whether a fetch was refused for what is nearside's part of it, and
-// the read has to be sent again as the client sent it. It remembers why.
-func (f *fetch) refused(p *Proxy, b []byte) bool {
+// the read has to be sent again as the client sent it. It remembers why, and returns
+// the answer as far as there is one.
+func (f *fetch) refused(p *Proxy, b []byte) (answer []byte, again bool) {
 	line, rest := origin.Split(b)
 	if len(rest) == 0 {
-		return false // the answer to a plain read
+		return b, false // the answer to a plain read
 	}
-	if string(line) != replyOK { // what came behind it did not stand in a transaction
+	if string(line) != replyOK {
+		// What came behind it did not stand in a transaction: the read has run as it was sent.
 		p.blame(f.user, line)
-		return true
+		read, _ := origin.Split(rest)
+		return read, false
 	}
 	var first []byte // error; the read's own if ofRead
 	ofRead := false
@@ -122,7 +188,7 @@ func (f *fetch) refused(p *Proxy, b []byte) bool {
 	}
 	// line is EXEC's.
 	if line[0] != '-' {
-		return false
+		return b, false
 	}
 	if leftOpen(line) {
 		f.via.Distrust(errOpen)
@@ -131,10 +197,24 @@ func (f *fetch) refused(p *Proxy, b []byte) bool {
 		first = line
 	}
 	if ofRead && ownWords(first) {
-		return false
+		return first, false
 	}
 	p.blame(f.user, first)
-	return true
+	return first, true
+}
+
+// A read that is sent again must still come before whatever its client sent behind
+// it. While a refusal is likely, nothing but cacheable reads follows a fetch that
+// is not answered (mayComeAgain). Where one comes out of the blue, nothing else is sent
+// from then on until the read has been answered (holdBack); if something has been sent
+// already, the read is answered the refusal, which is the only case in which a
+// client gets to see it: a value of after its own write would be wrong.
+
+// mayComeAgain is called behind a fetch.
+func (s *session) mayComeAgain() {
+	if s.p.full.suspected(s.now) {
+		s.apart()
+	}
 }
 
 // blame remembers why nearside's part of a request was refused.
@@ -160,6 +240,7 @@ func (s *session) refetch(sl *slot) {
 	}
 	b = sl.finish(sl, b, err)
 	fenced := sl.settle(b, err)
+	s.unhold()
 	s.answer(&sl.pending, b, false, s.p.clock())
 	s.letOut(nil, fenced)
 }

@@ -44,6 +44,7 @@ func (p *Proxy) Run(ctx context.Context) error {
 		p.limits.look()
 		p.wg.Go(func() { p.limits.run(p.ctx, p) })
 	}
+	p.wg.Go(func() { p.full.watch(p.ctx, p) })
 	p.wg.Go(func() { p.slow.run(p.ctx, p.log) })
 	adminCtx, stopAdmin := context.WithCancel(context.Background())
 	defer stopAdmin()

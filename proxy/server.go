@@ -46,7 +46,10 @@ func (p *Proxy) linkUp(runID string) {
 	p.touch.look()
 	p.limits.look()
 	// Without the server's version hash reads are simply not cached yet.
-	p.wg.Go(func() { _, _ = p.facts() })
+	p.wg.Go(func() {
+		_, _ = p.facts()
+		p.full.look(p.ctx, p)
+	})
 }
 
 // linkConn adapts an origin connection to what the link needs.

@@ -85,11 +85,14 @@ func (sl *slot) Reply(b []byte, err error, batch *origin.Batch) {
 	if err == nil {
 		b = sl.stripped(b)
 	}
-	if sl.fetch != nil && err == nil && sl.fetch.refused(s.p, b) {
-		s.p.budget.Release(sl.reserved)
-		sl.reserved = 0
-		go s.refetch(sl)
-		return
+	if sl.fetch != nil && err == nil {
+		var again bool
+		if b, again = sl.fetch.refused(s.p, b); again && s.holdBack() {
+			s.p.budget.Release(sl.reserved)
+			sl.reserved = 0
+			go s.refetch(sl)
+			return
+		}
 	}
 	switch {
 	case sl.finish != nil:
