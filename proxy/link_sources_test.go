@@ -422,7 +422,7 @@ func TestKeyspaceEventsSet(t *testing.T) {
 	n.eventually("writes are seen", func() bool { return c.Do("GET", "product:1") == "new" })
 }
 
-// documentedRights are the rights of the three lines that configs/OPERATIONS.md gives.
+// documentedRights are the rights of the four lines that configs/OPERATIONS.md gives.
 func documentedRights(t *testing.T) (rights []string) {
 	t.Helper()
 	b, err := os.ReadFile("../configs/OPERATIONS.md")
@@ -435,7 +435,7 @@ func documentedRights(t *testing.T) (rights []string) {
 			rights = append(rights, strings.TrimSpace(strings.TrimPrefix(r, "on >secret ")))
 		}
 	}
-	if len(rights) != 3 {
+	if len(rights) != 4 {
 		t.Fatalf("the document gives %q", rights)
 	}
 	return rights
@@ -457,7 +457,7 @@ func TestLinkRights(t *testing.T) {
 		}
 		link2 += word + " "
 	}
-	clients := " " + rest + " +get +echo"
+	clients := " " + rest + " " + doc[3] + " +get +echo"
 	tests := map[string]struct {
 		mode, rights string
 		source       string // that comes up; "" is none
