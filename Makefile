@@ -49,6 +49,10 @@ endif
 diff: deps ## random commands at Redis and through nearside, compared for SECONDS
 	NEARSIDE_DIFF_SECONDS=$(SECONDS) $(GO) test -race -timeout 0 -count 1 -v -run DifferentialRandom ./proxy
 
+.PHONY: sequences
+sequences: deps ## random sequences of stateful commands on five servers for SECONDS, after which nothing must be left
+	NEARSIDE_SEQUENCES_SECONDS=$(SECONDS) $(GO) test -race -timeout 0 -count 1 -v -run '^TestSequences$$' ./proxy
+
 .PHONY: lint
 lint: $(GOLANGCI) ## golangci-lint, formatting and import arrows included
 	$(GOLANGCI) run

@@ -80,7 +80,12 @@ func (s *session) dispatch(raw []byte) {
 		s.blocking()
 		s.pinnedCommand(raw)
 	case policy.RouteSplit, policy.RouteView:
-		s.joined(raw)
+		if s.monitor && s.p.refusesMonitors() {
+			d.DB = s.p.cfg.LocksDB
+			s.forwardPinned(raw)
+		} else {
+			s.joined(raw)
+		}
 	case policy.RouteRefused:
 		s.p.m.refused.Inc()
 		s.replyError(d.Err)

@@ -84,6 +84,12 @@ func (f *serverFacts) atLeast7(minor int) bool {
 	return f.major > 7 || f.major == 7 && f.minor >= minor
 }
 
+// refusesMonitors tells whether the origin refuses a monitor's commands on keys.
+func (p *Proxy) refusesMonitors() bool {
+	f := p.server.Load()
+	return f != nil && f.major >= 7
+}
+
 // factsTimeout bounds the question for them.
 const factsTimeout = 2 * time.Second
 
