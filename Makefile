@@ -53,6 +53,10 @@ diff: deps ## random commands at Redis and through nearside, compared for SECOND
 hostile: deps ## one client attacks, its neighbours check every reply, for SECONDS (NEARSIDE_TEST_SERVER names another server)
 	NEARSIDE_HOSTILE_SECONDS=$(SECONDS) $(GO) test -race -timeout 0 -count 1 -v -run Neighbours ./proxy
 
+.PHONY: sequences
+sequences: deps ## random sequences of stateful commands on five servers for SECONDS, after which nothing must be left
+	NEARSIDE_SEQUENCES_SECONDS=$(SECONDS) $(GO) test -race -timeout 0 -count 1 -v -run '^TestSequences$$' ./proxy
+
 .PHONY: lint
 lint: $(GOLANGCI) ## golangci-lint, formatting and import arrows included
 	$(GOLANGCI) run

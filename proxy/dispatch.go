@@ -103,7 +103,12 @@ func (s *session) carryOut(raw []byte) {
 		s.blocking()
 		s.pinnedCommand(raw)
 	case policy.RouteSplit, policy.RouteView:
-		s.joined(raw)
+		if s.monitor && s.p.refusesMonitors() {
+			d.DB = s.p.cfg.LocksDB
+			s.forwardPinned(raw)
+		} else {
+			s.joined(raw)
+		}
 	case policy.RouteRefused:
 		if d.Cmd != nil { // else there is no such command
 			s.p.m.refused.Inc()

@@ -102,6 +102,10 @@ func (s *session) allowedSubscribed(d *policy.Decision) bool {
 	prefix := "ERR"
 	if d.Cmd.Name == "exec" {
 		prefix = "EXECABORT Transaction discarded because of:"
+		if !d.Cmd.ArityOK(len(s.args)) {
+			s.replyError(prefix + strings.TrimPrefix(errArity("exec"), "ERR"))
+			return false
+		}
 	}
 	s.replyError(prefix + " Can't execute '" + d.Cmd.Name + "': only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT / RESET are allowed in this context")
 	return false

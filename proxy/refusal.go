@@ -206,7 +206,7 @@ func (f *fetch) refused(p *Proxy, b []byte) (answer []byte, again bool) {
 // A read that is sent again must still come before whatever its client sent behind
 // it. While a refusal is likely, nothing but cacheable reads follows a fetch that
 // is not answered (mayComeAgain). Where one comes out of the blue, nothing else is sent
-// from then on until the read has been answered (holdBack); if something has been sent
+// from then on until the read has been answered (hold); if something has been sent
 // already, the read is answered the refusal, which is the only case in which a
 // client gets to see it: a value of after its own write would be wrong.
 

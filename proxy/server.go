@@ -99,6 +99,12 @@ func (p *Proxy) manyArgs() bool {
 	return f != nil && f.atLeast7(0)
 }
 
+// refusesMonitors tells whether the origin refuses a monitor's commands on keys.
+func (p *Proxy) refusesMonitors() bool {
+	f := p.server.Load()
+	return f != nil && f.major >= 7
+}
+
 // factsTimeout bounds the question for them.
 const factsTimeout = 2 * time.Second
 

@@ -87,7 +87,7 @@ func (sl *slot) Reply(b []byte, err error, batch *origin.Batch) {
 	}
 	if sl.fetch != nil && err == nil {
 		var again bool
-		if b, again = sl.fetch.refused(s.p, b); again && s.holdBack() {
+		if b, again = sl.fetch.refused(s.p, b); again && s.hold() {
 			s.p.budget.Release(sl.reserved)
 			sl.reserved = 0
 			go s.refetch(sl)
