@@ -56,12 +56,14 @@ func (p *Proxy) dialLink(ctx context.Context, push func(frame []byte)) (link.Con
 func (c linkConn) Close() { c.Conn.Close(nil) }
 
 func (c linkConn) Ask(answer func(reply []byte, err error), args ...string) {
-	sink := answerFunc(answer)
-	if err := c.Post(origin.AppendCommand(nil, args...), 1, sink); err != nil {
-		answer(nil, err)
-		return
-	}
+	c.Queue(answer, args...)
 	c.Flush()
+}
+
+func (c linkConn) Queue(answer func(reply []byte, err error), args ...string) {
+	if err := c.Post(origin.AppendCommand(nil, args...), 1, answerFunc(answer)); err != nil {
+		answer(nil, err)
+	}
 }
 
 type answerFunc func(reply []byte, err error)

@@ -5,10 +5,6 @@ import (
 	"time"
 )
 
-// maxFencing bounds the PINGs for fences that are under way. A fence raised while that many are waits until one of them
-// has been answered; below it none waits for another's PING, which would make two round trips of one.
-const maxFencing = 4
-
 // Fence makes hits wait, from now on, until a PING that was sent after this call has been answered. One PING serves all
 // the fences that were raised before it. It is the pinger's goroutine that sends it: who can do better raises the fence
 // by Raise and calls Ping.
@@ -35,7 +31,7 @@ func (l *Link) Ping() {
 	l.mu.Unlock()
 	// Before it pings, the connection's first PING is still to be drawn, which passes every fence.
 	if s != nil && s.pings.Load() {
-		s.pingForFences()
+		s.write(true)
 	}
 }
 
@@ -59,7 +55,7 @@ func (l *Link) Sync(timeout time.Duration) bool {
 	l.count.syncs.Add(1)
 	need := l.sent.Load() + 1
 	raiseTo(&l.asked, need)
-	l.kickPinger()
+	l.Ping()
 	return l.waitFor(need, timeout)
 }
 
@@ -148,26 +144,5 @@ func (l *Link) wakeAll() {
 func (l *Link) kickPinger() {
 	if !l.kicked.Load() && !l.kicked.Swap(true) {
 		l.kick <- struct{}{}
-	}
-}
-
-// pingForFences sends a PING if a fence or a Sync needs one that is not sent yet. If too many are under way, the answer of
-// each of them looks again:
-//
-//	fence:   raised
-//	fence:   maxFencing are under way
-//	reader:  PONG: one less; looks, and finds the fence
-//
-// So the number must not be raised by who then sends nothing, or the reader could be turned away as well.
-func (s *session) pingForFences() {
-	for s.l.wanted() > s.l.sent.Load() {
-		n := s.fencing.Load()
-		if n >= maxFencing {
-			return
-		}
-		if s.fencing.CompareAndSwap(n, n+1) {
-			s.ping(true)
-			return
-		}
 	}
 }
