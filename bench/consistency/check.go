@@ -6,7 +6,6 @@ import (
 	"io"
 	"math/rand/v2"
 	"os"
-	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -42,6 +41,8 @@ type Config struct {
 	Warm     time.Duration
 	Between  time.Duration // healthy time after each cycle
 	Binary   string        // nearside
+	Server   string        // by name; "": the redis-server in PATH
+	Threads  int           // its io-threads; 0: its default
 
 	Keys         int
 	Skew         float64 // 1: all keys are used alike; more: some are used much more often
@@ -165,7 +166,7 @@ func newCheck(cfg Config) (_ *check, err error) {
 			c.close()
 		}
 	}()
-	if c.redis, err = newRedis(filepath.Join(c.dir, "redis")); err != nil {
+	if c.redis, err = c.newRedis("redis"); err != nil {
 		return nil, err
 	}
 	for i := range c.near {
