@@ -8,6 +8,8 @@ import (
 	"io"
 	"math/rand/v2"
 	"net"
+	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
@@ -28,11 +30,12 @@ type trial struct {
 	Pongs   int    // that make a proof, each PING sent after the PONG before it was read
 	Alone   bool   // a PING is sent only when nothing on the link is unanswered
 
-	Trials   int // at most
-	Failures int // that are enough; 0: as many as there are
-	For      time.Duration
-	Writers  int
-	Fat      int // writers whose +OK follows a reply that does not fit into the socket
+	Writers int
+	Fat     int // of these, those whose +OK follows replies that Redis cannot write at once
+
+	Trials   int           // at most
+	Failures int           // that are enough; 0: as many as there are
+	For      time.Duration // at most
 }
 
 // tried is what came of it.
@@ -46,7 +49,7 @@ type tried struct {
 // trialKeys is the prefix that the link tracks.
 const trialKeys = "trial:"
 
-// asked is one write that waits for its proof.
+// proving is one write that waits for its proof.
 type proving struct {
 	n    int // of the writer
 	left int // PONGs
@@ -150,7 +153,7 @@ func (r *trialRun) all(ctx context.Context) error {
 	for n := range 4 {
 		start("pipelined writer", func(c *raw) error { return pipelined(c, n) })
 	}
-	for range 2 {
+	for range 4 {
 		start("slow command", slowly)
 	}
 	end := time.After(r.For)
@@ -318,10 +321,11 @@ func pipelined(c *raw, n int) error {
 	}
 }
 
-// slowly keeps the server's main thread busy for about a millisecond at a time.
+// slowly keeps the server's main thread busy, for a millisecond or less at a time.
 func slowly(c *raw) error {
+	r := rand.New(rand.NewPCG(1, 1))
 	for {
-		if f, err := c.ask("EVAL", "local x = 0 for i = 1, tonumber(ARGV[1]) do x = x + i % 7 end return x", "0", "60000"); err != nil || f[0] == '-' {
+		if f, err := c.ask("EVAL", "local x = 0 for i = 1, tonumber(ARGV[1]) do x = x + i % 7 end return x", "0", strconv.Itoa(1000+r.IntN(60000))); err != nil || f[0] == '-' {
 			return fmt.Errorf("EVAL was answered %q: %w", f, err)
 		}
 	}
@@ -352,31 +356,30 @@ func (c *raw) ask(args ...string) ([]byte, error) {
 	return readFrame(c.in, nil)
 }
 
-// fatSize is more than the sockets between hold.
-const fatSize = 12 << 20
+// Redis writes 64 KiB or little more at a time, and the rest from a handler of its own.
+const (
+	fatSize = 60 << 10
+	fatGets = 3
+)
 
-// fatSet sends a SET while the reply before it is still being written, which the
-// server does from a handler of its own: the +OK leaves from there.
+// fatSet sends a SET while the replies before it are still being written: in the pass of the event loop in which the server reads
+// the SET, it may write them to their end, and with them the +OK, before it looks whom to tell.
 func (c *raw) fatSet(r *rand.Rand, key, value string) error {
-	if _, err := c.Write(appendRequest(nil, "GET", "big")); err != nil {
+	var gets []byte
+	for range fatGets {
+		gets = appendRequest(gets, "GET", "big")
+	}
+	if _, err := c.Write(gets); err != nil {
 		return err
 	}
-	head, err := c.in.ReadBytes('\n')
-	if err != nil {
-		return err
-	}
-	if string(head) != fmt.Sprintf("$%d\r\n", fatSize) {
-		return fmt.Errorf("GET was answered %q", head)
-	}
-	first := fatSize - r.IntN(6<<20)
-	if _, err := io.CopyN(io.Discard, c.in, int64(first)); err != nil {
-		return err
-	}
+	time.Sleep(time.Duration(r.IntN(3000)) * time.Microsecond) // until the server has read them, and not much longer
 	if _, err := c.Write(appendRequest(nil, "SET", key, value)); err != nil {
 		return err
 	}
-	if _, err := io.CopyN(io.Discard, c.in, int64(fatSize-first+2)); err != nil {
-		return err
+	for range fatGets {
+		if f, err := readFrame(c.in, nil); err != nil || len(f) < fatSize {
+			return fmt.Errorf("GET was answered with %d bytes: %w", len(f), err)
+		}
 	}
 	f, err := readFrame(c.in, nil)
 	if err == nil && string(f) != "+OK\r\n" {
@@ -415,4 +418,78 @@ func serverVersion(addr string) (string, error) {
 		}
 	}
 	return version, nil
+}
+
+// How often proofs are tried, by default.
+const (
+	enoughFailures = 100
+	enoughTrials   = 10_000_000
+	timesFixed     = 20 // as many trials of nearside's proof as it took to see the old one fail
+)
+
+// runTrials tries the proof that nearside had and the one it has, on each server of a list such as "redis7/1,valkey9/4", and prints
+// a row of a table for each as soon as it is known.
+func runTrials(ctx context.Context, out io.Writer, list string, each time.Duration) error {
+	if list == "all" {
+		var all []string
+		for _, s := range []string{"redis6", "redis7", "redis8", "valkey8", "valkey9"} {
+			all = append(all, s+"/1", s+"/2", s+"/4")
+		}
+		list = strings.Join(all, ",")
+	}
+	fmt.Fprintln(out, "| server | io-threads | +OK of a write | proof | trials | overtaken | in |")
+	fmt.Fprintln(out, "| --- | --- | --- | --- | --- | --- | --- |")
+	for _, item := range strings.Split(list, ",") {
+		server, number, _ := strings.Cut(item, "/")
+		threads, err := strconv.Atoi(number)
+		if err != nil {
+			return fmt.Errorf("%q is not SERVER/THREADS", item)
+		}
+		for _, fat := range []int{0, 24} {
+			t := trial{Server: server, Threads: threads, Pongs: 1, Writers: 48, Fat: fat, Trials: enoughTrials, Failures: enoughFailures, For: each}
+			old, err := t.row(ctx, out)
+			if err != nil {
+				return err
+			}
+			t.Alone, t.Pongs = true, provenBy(server, threads)
+			t.Trials, t.Failures, t.For = timesFixed*old.trials, 0, 4*each
+			if _, err := t.row(ctx, out); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// provenBy is how many PONGs nearside asks for.
+func provenBy(server string, threads int) int {
+	switch {
+	case threads <= 1, server == "redis6", server == "redis7":
+		return 1
+	case server == "redis8":
+		return 2
+	}
+	return 3
+}
+
+// row runs a trial and prints it.
+func (t trial) row(ctx context.Context, out io.Writer) (tried, error) {
+	dir, err := os.MkdirTemp("", "trial")
+	if err != nil {
+		return tried{}, err
+	}
+	defer os.RemoveAll(dir)
+	got, err := t.run(ctx, filepath.Join(dir, "server"))
+	if err != nil {
+		return got, fmt.Errorf("%s with %d io-threads: %w", t.Server, t.Threads, err)
+	}
+	way, proof := "at once", "a PING, others under way"
+	if t.Fat > 0 {
+		way = "half of them behind long replies"
+	}
+	if t.Alone {
+		proof = fmt.Sprintf("%d in sequence, nothing else under way", t.Pongs)
+	}
+	fmt.Fprintf(out, "| %s | %d | %s | %s | %d | %d | %v |\n", got.version, t.Threads, way, proof, got.trials, got.failures, got.took.Round(time.Second))
+	return got, nil
 }
