@@ -51,6 +51,7 @@ type Config struct {
 	Contenders   int     // per way
 	Locks        int
 	Probers      int
+	Strong       int // so many strong reads and nothing else (strong.go)
 	MaxStaleness time.Duration
 	Ping         time.Duration
 	Slack        time.Duration
@@ -136,6 +137,13 @@ func Run(ctx context.Context, cfg Config) (*Report, error) {
 		return nil, err
 	}
 	defer c.close()
+	if cfg.Strong > 0 {
+		if err := c.strong(ctx); err != nil {
+			return nil, err
+		}
+		c.sum(ctx)
+		return c.rep, nil
+	}
 	if cfg.Cycles > 0 || cfg.Duration > 0 {
 		if err := c.traffic(ctx); err != nil {
 			return nil, err

@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// Fence makes hits wait, from now on, until a PING that was sent after this call has been answered. One PING serves all
+// Fence makes hits wait, from now on, until a PING that was sent after this call is proven: see "The proof". One PING serves all
 // the fences that were raised before it. It is the pinger's goroutine that sends it: who can do better raises the fence
 // by Raise and calls Ping.
 func (l *Link) Fence() {
@@ -44,7 +44,7 @@ func raiseTo(v *atomic.Uint64, n uint64) {
 	}
 }
 
-// Sync is true when a PING that was sent after the call has been answered: what is looked up then is as new as a read at the
+// Sync is true when a PING that was sent after the call is proven: what is looked up then is as new as a read at the
 // origin sent at the time of the call would be, since every write acknowledged before it is known here. One PING serves all
 // that wait; unlike Fence it holds nobody else up. It is false, and the read is to be passed through, when the link is down,
 // the proof too old, or the timeout over; and always with ModeNone.
@@ -81,7 +81,7 @@ func (l *Link) Wait(timeout time.Duration) bool {
 // Raised is the number of the PING that the fences raised so far wait for: they have passed when Passed has come to it.
 func (l *Link) Raised() uint64 { return l.need.Load() }
 
-// Passed is the number of the last PING that has been answered with PONG.
+// Passed is the number of the last PING that is proven.
 func (l *Link) Passed() uint64 { return l.passed.Load() }
 
 // waitFor waits for the PONG of PING need.
