@@ -65,12 +65,14 @@ var proofs = map[string]struct {
 }{
 	"Redis 6":                          {redisInfo("6.0.16"), "", 1, ""},
 	"Redis 7.2.4":                      {redisInfo("7.2.4"), "", 1, ""},
-	"Redis 8, 1 thread":                {redisInfo("8.0.2"), threads("1"), 1, threads("1")},
+	"Redis 8, 1 thread":                {redisInfo("8.0.2"), threads("1"), 1, ""},
+	"Redis 9, 1 thread":                {redisInfo("9.0.0"), threads("1"), 1, threads("1")},
 	"Redis 8":                          {redisInfo("8.0.2"), threads("4"), 2, ""},
 	"Redis 8, not permitted":           {redisInfo("8.0.2"), noPerm, 2, ""},
 	"Redis 12":                         {redisInfo("12.0.0"), threads("4"), 2, ""},
 	"Valkey 7.2":                       {valkey("7.2.5"), "", 1, ""},
-	"Valkey 8, 1 thread":               {valkey("8.1.1"), threads("1"), 1, threads("1")},
+	"Valkey 8, 1 thread":               {valkey("8.1.1"), threads("1"), 1, ""},
+	"Valkey 9, 1 thread":               {valkey("9.1.2"), threads("1"), 1, threads("1")},
 	"Valkey 8":                         {valkey("8.1.1"), threads("2"), 3, ""},
 	"Valkey 9":                         {valkey("9.1.2"), threads("4"), 3, ""},
 	"Valkey 9, not permitted":          {valkey("9.1.2"), noPerm, 3, ""},
@@ -185,7 +187,7 @@ func TestThreadsSwitchedOn(t *testing.T) {
 // The right to ask is taken away while threads are off: nobody knows any more.
 func TestThreadsUnknownFromNowOn(t *testing.T) {
 	inBubble(t, func(h *harness) {
-		c := h.upWith(redisInfo("8.0.2"), threads("1"))
+		c := h.upWith(redisInfo("9.0.0"), threads("1"))
 		h.overtaken(c, 1, threads("1"), func(int) {})
 		h.l.Fence()
 		config, ping := h.next(c, getThreads), h.next(c, "PING")
@@ -303,8 +305,9 @@ func TestServerByHello(t *testing.T) {
 		"-ERR unknown command\r\n": 3,
 		"%1\r\n$6\r\nserver\r\n$9": 3,
 	} {
-		if name, got := serverByHello([]byte(reply)); got != want {
-			t.Errorf("%q: %d (%s), want %d", reply, got, name, want)
+		var got threading
+		if got.threadsOf(serverByHello([]byte(reply))); got.steps != want {
+			t.Errorf("%q: %d (%s), want %d", reply, got.steps, got.server, want)
 		}
 	}
 	inBubble(t, func(h *harness) {

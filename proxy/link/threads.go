@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"strconv"
+	"strings"
 )
 
 // How many PONGs in sequence are a proof where the origin's io-threads are on: see "The proof" in the package's
@@ -23,6 +24,7 @@ const threadsParameter = "io-threads"
 type threading struct {
 	server  string // as it calls itself
 	steps   uint64 // PONGs that are a proof while io-threads are on
+	varies  bool   // their number can be changed while the server runs
 	on      bool   // they are on, or nobody knows
 	count   int    // what CONFIG GET said last; 0: nothing
 	may     bool   // CONFIG GET is permitted
@@ -37,8 +39,9 @@ func (t *threading) need() uint64 {
 	return plainSteps
 }
 
-// asks says whether each PING must have the question with it. Where the answer has been "on" the most is demanded anyway.
-func (t *threading) asks() bool { return t.steps > plainSteps && t.may && !t.on }
+// asks says whether each PING must have the question with it. Where threads cannot be switched on later the checks ask, in case that
+// this is not known rightly. Where the answer has been "on" the most is demanded anyway.
+func (t *threading) asks() bool { return t.varies && t.may && !t.on }
 
 // why is for an operator to read; "" where one PONG is enough.
 func (t *threading) why() string {
@@ -73,9 +76,9 @@ func (s *session) learnThreads() error {
 		if err != nil {
 			return err
 		}
-		t.server, t.steps = serverByHello(hello)
+		t.threadsOf(serverByHello(hello))
 	} else {
-		t.server, t.steps = serverByInfo(info)
+		t.threadsOf(serverByInfo(info))
 	}
 	if t.steps > plainSteps {
 		t.on, t.may = true, true
@@ -153,9 +156,32 @@ func parseThreads(reply []byte) (n int, ok bool) {
 	return n, err == nil && n > 0
 }
 
-// serverByInfo reads INFO server: who it is, and how many PONGs it takes with io-threads. Forks call themselves Redis too, of the
-// version that they came from, and tell their own in a field of their own.
-func serverByInfo(reply []byte) (name string, steps uint64) {
+// A server is what the origin says that it is.
+type server struct {
+	name, version string
+	major         int // 0: not known
+}
+
+func (v server) String() string { return v.name + " " + v.version }
+
+// threadsOf notes what io-threads mean on that server.
+func (t *threading) threadsOf(v server) {
+	t.server, t.steps, t.varies = v.String(), valkeySteps, true
+	switch {
+	case v.name == "Redis" && v.major == 8:
+		t.steps, t.varies = redisSteps, false
+	case v.name == "Redis" && v.major > 8:
+		t.steps = redisSteps
+	case v.name == "Valkey" && v.major == 8:
+		t.varies = false
+	case v.major > 0 && v.major < 8:
+		t.steps, t.varies = plainSteps, false
+	}
+}
+
+// serverByInfo reads INFO server. Forks say that they are Redis too, of the version that they came from, and tell their own in a
+// field of their own.
+func serverByInfo(reply []byte) server {
 	p := parser{rest: reply}
 	text, _ := p.text()
 	var redis, valkey, fork string
@@ -172,15 +198,15 @@ func serverByInfo(reply []byte) (name string, steps uint64) {
 	}
 	switch {
 	case fork != "":
-		return fork, valkeySteps
+		return server{name: "an unknown server,", version: fork}
 	case valkey != "":
-		return serverIs("Valkey", valkey)
+		return serverOf("Valkey", valkey)
 	}
-	return serverIs("Redis", redis)
+	return serverOf("Redis", redis)
 }
 
 // serverByHello reads the reply to HELLO. Valkey with extended-redis-compatibility says there that it is Redis 7.2.4.
-func serverByHello(reply []byte) (name string, steps uint64) {
+func serverByHello(reply []byte) server {
 	field := func(name string) string {
 		_, rest, ok := bytes.Cut(reply, fmt.Appendf(nil, "$%d\r\n%s\r\n", len(name), name))
 		p := parser{rest: rest}
@@ -191,27 +217,22 @@ func serverByHello(reply []byte) (name string, steps uint64) {
 		return string(text)
 	}
 	version := field("version")
-	switch server := field("server"); {
-	case server == "valkey":
-		return serverIs("Valkey", version)
-	case server == "redis" && version != "7.2.4":
-		return serverIs("Redis", version)
-	case server == "redis":
-		return "Redis 7.2.4 or a Valkey", valkeySteps
+	switch name := field("server"); {
+	case name == "valkey":
+		return serverOf("Valkey", version)
+	case name == "redis" && version == "7.2.4":
+		return server{name: "Redis or Valkey", version: version}
+	case name == "redis":
+		return serverOf("Redis", version)
 	}
-	return "unknown server", valkeySteps
+	return server{name: "an unknown server", version: version}
 }
 
-func serverIs(name, version string) (string, uint64) {
-	digits, _, _ := bytes.Cut([]byte(version), []byte("."))
-	major, err := strconv.Atoi(string(digits))
-	switch {
-	case err != nil:
-		return "unknown server", valkeySteps
-	case major < 8:
-		return name + " " + version, plainSteps
-	case name == "Redis":
-		return name + " " + version, redisSteps
+func serverOf(name, version string) server {
+	digits, _, _ := strings.Cut(version, ".")
+	major, err := strconv.Atoi(digits)
+	if err != nil || major < 1 {
+		return server{name: "an unknown server,", version: name + " " + version}
 	}
-	return name + " " + version, valkeySteps
+	return server{name, version, major}
 }
