@@ -52,6 +52,7 @@ var families = []family{
 	{"nearside_fences_total", counter, "Barriers raised."},
 	{"nearside_invalidations_total", counter, "Invalidations applied to the near cache, by source."},
 	{"nearside_link_blind", gauge, "1 if the link lacks a right or a setting."},
+	{"nearside_link_proof_pings", gauge, "PINGs, one after the other, that prove freshness: more than 1 where io-threads are on or may be."},
 	{"nearside_link_publish_errors_total", counter, "Failures to tell other nearsides to forget everything."},
 	{"nearside_link_published_total", counter, "Times that other nearsides were told to forget everything."},
 	{"nearside_link_received_total", counter, "What the link was told, by source."},

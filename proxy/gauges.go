@@ -58,6 +58,7 @@ func (p *Proxy) gauges() {
 	} {
 		g(fmt.Sprintf("nearside_link_received_total{source=%q}", cause), func() float64 { return float64(count(p.link.Stats())) })
 	}
+	g("nearside_link_proof_pings", func() float64 { return float64(p.link.Stats().Steps) })
 	g("nearside_link_round_trip_seconds", func() float64 { return p.link.Stats().RoundTrip.Seconds() })
 	g("nearside_link_reconnects_total", func() float64 { return float64(p.link.Stats().Reconnects) })
 	g("nearside_fences_total", func() float64 { return float64(p.link.Stats().Fences) })

@@ -141,7 +141,8 @@ func (p *Proxy) Status() admin.Status {
 	v := p.link.Verdict(now)
 	st.Link.Source, st.Link.State = p.link.Source(), p.link.State().String()
 	st.Link.Up = v == link.OK || v == link.Fenced
-	st.Link.Error = p.link.Stats().Down
+	ls := p.link.Stats()
+	st.Link.Error, st.Link.Proof, st.Link.ProofWhy = ls.Down, ls.Steps, ls.WhySteps
 	if d, ok := p.link.Bound(now); ok {
 		st.Link.Staleness = d
 		st.Link.Bound = p.conf().MaxStaleness

@@ -66,16 +66,18 @@ func (p *Proxy) dialLink(ctx context.Context, push func(frame []byte)) (link.Con
 func (c linkConn) Close() { c.Conn.Close(nil) }
 
 func (c linkConn) Ask(answer func(reply []byte, err error), args ...string) {
-	sink := answerFunc(answer)
+	c.Queue(answer, args...)
+	c.Flush()
+}
+
+func (c linkConn) Queue(answer func(reply []byte, err error), args ...string) {
 	replies := 1
 	if args[0] == "SUBSCRIBE" || args[0] == "PSUBSCRIBE" {
 		replies = -1 // a confirmation, which is written as a push, or an error
 	}
-	if err := c.Post(origin.AppendCommand(nil, args...), replies, sink); err != nil {
+	if err := c.Post(origin.AppendCommand(nil, args...), replies, answerFunc(answer)); err != nil {
 		answer(nil, err)
-		return
 	}
-	c.Flush()
 }
 
 type answerFunc func(reply []byte, err error)

@@ -33,6 +33,10 @@ func (p *Proxy) infoText() string {
 	}
 	line("link_max_staleness_ms", p.conf().MaxStaleness.Milliseconds())
 	ls := p.link.Stats()
+	line("link_proof_pings", ls.Steps)
+	if ls.WhySteps != "" {
+		line("link_proof_reason", ls.WhySteps)
+	}
 	line("link_reconnects", ls.Reconnects)
 	line("link_invalidations", ls.Keys+ls.Events+ls.Messages)
 	line("link_keys", ls.Keys)

@@ -6,7 +6,6 @@ import (
 	"io"
 	"math/rand/v2"
 	"os"
-	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -42,6 +41,8 @@ type Config struct {
 	Warm     time.Duration
 	Between  time.Duration // healthy time after each cycle
 	Binary   string        // nearside
+	Server   string        // by name; "": the redis-server in PATH
+	Threads  int           // its io-threads; 0: its default
 
 	Keys         int
 	Skew         float64 // 1: all keys are used alike; more: some are used much more often
@@ -50,6 +51,7 @@ type Config struct {
 	Contenders   int     // per way
 	Locks        int
 	Probers      int
+	Strong       int // so many strong reads and nothing else (strong.go)
 	MaxStaleness time.Duration
 	Ping         time.Duration
 	Slack        time.Duration
@@ -135,6 +137,13 @@ func Run(ctx context.Context, cfg Config) (*Report, error) {
 		return nil, err
 	}
 	defer c.close()
+	if cfg.Strong > 0 {
+		if err := c.strong(ctx); err != nil {
+			return nil, err
+		}
+		c.sum(ctx)
+		return c.rep, nil
+	}
 	if cfg.Cycles > 0 || cfg.Duration > 0 {
 		if err := c.traffic(ctx); err != nil {
 			return nil, err
@@ -165,7 +174,7 @@ func newCheck(cfg Config) (_ *check, err error) {
 			c.close()
 		}
 	}()
-	if c.redis, err = newRedis(filepath.Join(c.dir, "redis")); err != nil {
+	if c.redis, err = c.newRedis("redis"); err != nil {
 		return nil, err
 	}
 	for i := range c.near {

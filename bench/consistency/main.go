@@ -58,10 +58,22 @@ func run() int {
 	flag.BoolVar(&cfg.StopEarly, "stop-early", false, "end at the first violation")
 	soakCycles := flag.Int("soak", 0, "so many cycles, in several groups and all modes")
 	groups := flag.Int("groups", 3, "of a soak, side by side")
+	flag.StringVar(&cfg.Server, "server", "", "redis6, redis7, redis8, valkey8, valkey9 or a program's path; \"\": the redis-server in PATH")
+	flag.IntVar(&cfg.Threads, "io-threads", 0, "of the server; 0: its default")
+	flag.IntVar(&cfg.Strong, "strong", 0, "so many strong reads of keys that have just been written, and nothing else")
+	trials := flag.String("trials", "", "try the proof of freshness without nearside, on SERVER/THREADS, with a comma between, or all")
+	trialTime := flag.Duration("trial-time", time.Minute, "at most for each trial of the old proof, four times that for the new one")
 	scale := flag.String("scale", "", "measure, with a comma between: latency, storm, ttl, linear, or all")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
+	if *trials != "" {
+		if err := runTrials(ctx, os.Stdout, *trials, *trialTime); err != nil {
+			fmt.Fprintln(os.Stderr, "consistency:", err)
+			return 2
+		}
+		return 0
+	}
 	if cfg.Binary == "" {
 		dir, err := os.MkdirTemp("", "consistency")
 		if err != nil {
@@ -82,6 +94,9 @@ func run() int {
 	var rep *Report
 	var err error
 	switch {
+	case cfg.Strong > 0:
+		cfg.Mode = Fenced
+		rep, err = Run(ctx, cfg)
 	case *scale != "":
 		rep, err = runScale(ctx, cfg, *scale)
 	case *soakCycles > 0:

@@ -40,6 +40,13 @@ func rarely(cfg *Config) {
 	cfg.Probers, cfg.ProbePause = 8, 0
 }
 
+// strongOn is many strong reads of a busy server.
+func strongOn(server string, threads int) func(*Config) {
+	return func(cfg *Config) {
+		cfg.Mode, cfg.Strong, cfg.Server, cfg.Threads = Fenced, 20_000, server, threads
+	}
+}
+
 // raceWide makes the windows wide that the stamps close: news comes late, and so
 // does any one reply. All writes go through one nearside.
 func raceWide(cfg *Config) {
@@ -108,6 +115,15 @@ var mutants = []mutant{
 			cfg.Mode, cfg.LinkLag = Fenced, 5*time.Millisecond
 		},
 		want: []string{kindFenced, kindBound},
+	},
+	{
+		name: "takes one PONG for a proof on io-threads, and does not wait for it with the next PING",
+		edits: []edit{
+			{"proxy/link/threads.go", "\tif t.on {\n\t\treturn t.steps\n\t}\n\treturn plainSteps", "\treturn plainSteps"},
+			{"proxy/link/ping.go", "if !s.line.CompareAndSwap(false, true) {", "if false {"},
+		},
+		setup: strongOn("redis8", 4),
+		want:  []string{kindFenced},
 	},
 	{
 		name: "outdates a key before a write and not while it runs or after it",

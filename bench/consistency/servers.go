@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"path/filepath"
 	"strings"
 	"time"
 )
@@ -118,7 +117,7 @@ func (c *check) swap(ctx context.Context, r *rand.Rand) error {
 // another starts a second server, which is empty.
 func (c *check) another() (err error) {
 	if c.other == nil {
-		c.other, err = newRedis(filepath.Join(c.dir, "other"))
+		c.other, err = c.newRedis("other")
 	}
 	return err
 }

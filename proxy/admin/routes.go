@@ -124,6 +124,8 @@ type linkJSON struct {
 	Error       string   `json:"error,omitempty"`
 	StalenessMS *float64 `json:"stalenessMs"` // null while nothing is known
 	BoundMS     *float64 `json:"boundMs"`     // null: unbounded
+	ProofPings  int      `json:"proofPings,omitempty"`
+	ProofReason string   `json:"proofReason,omitempty"`
 }
 
 func (s *Server) report(status string) report {
@@ -138,7 +140,7 @@ func (s *Server) report(status string) report {
 }
 
 func linkReport(l Link) linkJSON {
-	r := linkJSON{Source: l.Source, State: l.State, Up: l.Up, Error: l.Error}
+	r := linkJSON{Source: l.Source, State: l.State, Up: l.Up, Error: l.Error, ProofPings: l.Proof, ProofReason: l.ProofWhy}
 	if l.Up && l.Bound > 0 {
 		r.StalenessMS = milliseconds(l.Staleness)
 	}

@@ -89,4 +89,6 @@ type Link struct {
 	Error     string        // why it is down
 	Staleness time.Duration // no hit of this moment is older than that
 	Bound     time.Duration // and none ever will be than that; 0: unbounded
+	Proof     int           // PINGs, one after the other, that prove it; 0: there is no connection
+	ProofWhy  string        // if more than one, why
 }

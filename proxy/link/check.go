@@ -158,45 +158,65 @@ func (s *session) firstCheck() error {
 
 const withoutInfo = "INFO is not permitted: FLUSHDB and others raise no keyspace notification and would not be noticed, so hits stay off"
 
-// check asks for the role, the events that are raised and the silent commands, unless it still waits for the last answer.
+// check asks for the role, the events that are raised, the threads and the silent commands. It reports false if there is nothing to
+// ask. The caller has the line; if the check is alone its last answer gives that back, else the PING that follows does.
 // INFO comes last. What CONFIG SET takes away between the two questions is in the count of CONFIG SET that INFO tells, and
 // the next check finds it: the hits of until then lean on the time when this check was sent, which is earlier.
-func (s *session) check() {
+func (s *session) check(alone bool) bool {
 	l := s.l
 	l.mu.Lock()
 	mayRole, mayInfo := s.mayRole, s.mayInfo
 	l.mu.Unlock()
-	if !mayRole && !mayInfo || s.checking.Swap(true) {
-		return
+	type question struct {
+		saw  func([]byte) bool
+		args []string
+	}
+	var all []question
+	if mayRole {
+		all = append(all, question{s.sawRole, []string{"ROLE"}})
+	}
+	if s.byKeyspace() {
+		all = append(all, question{s.sawEvents, []string{"CONFIG", "GET", eventsParameter}})
+	}
+	if s.threads.steps > plainSteps && s.threads.may {
+		all = append(all, question{func(reply []byte) bool { s.sawThreads(reply); return true }, []string{"CONFIG", "GET", threadsParameter}})
+	}
+	if mayInfo {
+		all = append(all, question{s.sawInfo, []string{"INFO", "commandstats"}})
+	}
+	if len(all) == 0 {
+		return false
 	}
 	at := l.cfg.Now()
 	ok := true // the reading goroutine's
-	answer := func(saw func([]byte) bool, last bool) func([]byte, error) {
-		return func(reply []byte, err error) {
+	for i, q := range all {
+		ask := s.conn.Queue
+		last := i == len(all)-1
+		if last && alone {
+			ask = s.conn.Ask
+		}
+		ask(func(reply []byte, err error) {
 			if err != nil {
 				l.end(s, "connection lost: "+err.Error())
 				return
 			}
 			l.alive(s)
-			ok = saw(reply) && ok
+			if len(reply) > 0 && reply[0] == '-' && !denied(reply) { // as -BUSY
+				s.doubt = true
+			}
+			ok = q.saw(reply) && ok
 			if !last {
 				return
 			}
-			if ok {
+			if ok && (mayRole || mayInfo) {
 				l.noteCheck(s, at)
 			}
-			s.checking.Store(false)
-		}
+			if alone {
+				s.release(true)
+			}
+		}, q.args...)
 	}
-	if mayRole {
-		s.conn.Ask(answer(s.sawRole, !mayInfo), "ROLE")
-	}
-	if s.byKeyspace() {
-		s.conn.Ask(answer(s.sawEvents, false), "CONFIG", "GET", eventsParameter)
-	}
-	if mayInfo {
-		s.conn.Ask(answer(s.sawInfo, true), "INFO", "commandstats")
-	}
+	return true
 }
 
 // sawRole says whether the role is still what it was, as far as one may know.

@@ -19,10 +19,15 @@ type session struct {
 	ended chan struct{} // closed by Link.end
 	notes chan note     // what the reading goroutine wants to have logged
 
-	inflight atomic.Int32 // PINGs not answered yet
-	fencing  atomic.Int32 // of these, sent for fences
-	pings    atomic.Bool  // set before the first PING is drawn
-	checking atomic.Bool  // a check is not answered yet
+	line     atomic.Bool // somebody has the right to write, until that is answered
+	pings    atomic.Bool // set before the first PING is drawn
+	checkDue atomic.Bool
+
+	// Belong to drive until the first PING is drawn, then to whoever has the line.
+	threads threading
+	doubt   bool            // a PING was refused, and none has been answered since
+	first   uint64          // PING of this connection
+	sentAt  [maxSteps]int64 // when the last PINGs were sent, by number
 
 	// Set before the first check is written.
 	source   string // ModeTracking or ModeKeyspace
@@ -209,6 +214,9 @@ func (s *session) drive() {
 func (s *session) setUp() error {
 	l := s.l
 	if err := s.listen(); err != nil {
+		return err
+	}
+	if err := s.learnThreads(); err != nil {
 		return err
 	}
 	if err := s.firstCheck(); err != nil {

@@ -23,7 +23,7 @@
 // # The order of a reconnect
 //
 // Stop serving; dial; the source acknowledged; baseline of the silent commands; everything invalidated; Up (data
-// connections to another server are closed); everything invalidated again; a PING answered; serve. Each step is
+// connections to another server are closed); everything invalidated again; freshness proven once; serve. Each step is
 // where it is for a reason.
 //
 // Stopping comes first. If hits went on while the link reconnects:
@@ -57,16 +57,91 @@
 //
 // # The proof
 //
-// Redis sends the invalidations of every acknowledged write before the PONG of a later PING, and one goroutine
-// reads both in that order. So once a PONG is read, everything written before its PING was *sent* is known here. The
-// send time is the proof, not the time of the answer: a PONG that was under way for two seconds proves what was true
-// two seconds ago. It is taken before the bytes are handed over. Only PONG counts: a busy Redis answers -BUSY.
+// Redis sends the invalidations of every acknowledged write before the PONG of a PING, if the PING comes late enough: it is the rest
+// of this section that says when. One goroutine reads both in that order. So once that PONG is read, everything written
+// before the PING was *sent* is known here. The send time is the proof, not the time of the answer: a PONG that was under way
+// for two seconds proves what was true two seconds ago. It is taken before the bytes are handed over. Only PONG counts: a busy
+// Redis answers -BUSY.
 //
 // What Redis is silent about (check.go has the lists) is found by comparing INFO commandstats, with the same rule: the send
 // time of the last answered check must not be older than MaxStaleness either, or hits stop. Fences do not cover it.
 //
 // The proof holds on both sides of the clock: a time long before the proof was sent is of a clock that was set back, and
 // serves nothing until a PING of the new time has been answered.
+//
+// Invalidations of broadcast tracking are not written when a key changes. They are collected, and put into the link's output once
+// in each pass of the server's event loop, shortly before it sleeps ("told" below). A reply is put there when its command is executed. So
+// what counts is in which passes the write and the PING are executed, and an acknowledgement can leave before its pass is over.
+//
+// One PING is written at a time, and only when nothing else on the link is unanswered (session.line). Else, on every server, with one
+// thread as well:
+//
+//	link:    PING a is under way
+//	server:  a pass begins; a writer and the link have something to read
+//	server:  executes SET k. The writer has a handler for its output, since an earlier reply was too long to be written at once:
+//	         the handler writes the rest, and +OK
+//	writer:  reads +OK
+//	link:    a fence is raised; PING b
+//	server:  reads the link, which was due because of a, and finds b as well: PONG, PONG
+//	server:  told: k
+//	link:    PONG of b: the fence has passed; a hit serves the old k
+//
+// A connection is read once in a pass at most, and only if it had something to read when the pass began. With nothing under way the
+// link is not due in the pass that has acknowledged the write, and PING b is read in a later one, when k has been told.
+//
+// With io-threads that is not enough. Redis 8 hands a reply to its threads at once, and versions after 8.0 execute clients' commands
+// at the end of a pass, too, after they have told; tracking connections stay on the main thread:
+//
+//	server:  told; executes SET k; a thread writes +OK
+//	link:    a fence is raised; PING b
+//	server:  the next pass begins, and reads the link: PONG
+//	server:  told: k, behind the PONG in the link's output
+//
+// The PONG of b is written, at the earliest, in the pass in which b is read. So a PING that is sent after that was read is executed
+// in a later pass: two in sequence are a proof.
+//
+// Valkey 8 and 9 have threads read and write for the link as well, and execute what was read twice in a pass, before they tell and
+// after. What a thread is to read is handed out earlier, so it may find what came since; and the poll is a thread's job too, which
+// may report as readable what another thread is just reading, so "nothing under way" does not keep the link from being due:
+//
+//	server:  a pass: the link is handed to a thread, which is late
+//	server:  told; executes what was read meanwhile: SET k; a thread writes +OK
+//	link:    a fence is raised; PING 1
+//	server:  the late thread reads PING 1; still at the end of that pass: PONG 1, written at once
+//	link:    PING 2
+//	server:  the next pass: the link is read; before it tells: PONG 2, written at once
+//	server:  told: k
+//	link:    PONG 2, and then k
+//
+// Between two times that it tells the link is read twice at most, at the end of one pass and the beginning of the next. Of three
+// PINGs, each sent after the PONG before it was read, the third is executed later than that: three in sequence are a proof.
+//
+// A script or a module that runs for long serves connections from within: acknowledgements are written then, nothing is told, and the
+// link may be read again when it has ended, in the same pass. That it was read from within shows, since PING and checks are refused (-BUSY).
+// So the first PONG after a refusal proves nothing, whatever the server. (A module that yields without answering clients is not covered.)
+//
+// How many it takes is asked (threads.go): INFO server says what the origin is, CONFIG GET io-threads whether threads are on, at each
+// connection and in each check. Valkey 9 changes that while it runs, so there the question goes with each PING, in one write, for
+// as long as the answer is 1. It takes a tenth or a fifth of the strong hits of one client; three PINGs take a half and more:
+//
+//	other:   CONFIG SET io-threads 4
+//	server:  executes SET k; a thread writes +OK
+//	link:    a fence is raised; CONFIG GET, PING
+//	link:    "4": this PONG and the next are not enough
+//
+// Asked in the checks alone, every fence until the next one would be passed too early. Where the answer is not permitted or not
+// understood threads are taken to be on; with versions before 8 it is not asked, since their threads do no more than read and write for the
+// main thread, which waits for them.
+//
+// Measured by bench/consistency -trials, on two cores that were busy, with slow commands and writers in batches. A trial is one
+// acknowledged write; "before" is one PONG with other PINGs under way.
+//
+//	MEASURED
+//
+// A marker that comes as an invalidation itself would do with one round trip on all of them: a write to a key of nearside's own, under
+// a prefix that sorts behind all others, since the prefixes of one time are told in order. It needs the right to write, goes into the AOF
+// and to all replicas ten times a second and with each fence, wakes everybody else who tracks all keys, and fails when Redis is full, read-only,
+// short of replicas or paused: hits would then be off when they are needed most. PUBLISH to a channel of one's own is as early as a PONG.
 //
 // # Three sources
 //
@@ -102,16 +177,21 @@
 //
 // # Fences
 //
-// PINGs are numbered when they are drawn, before their send time and before they are written. Fence needs the PING after the
-// last one drawn; whatever PING is being written while the fence is raised does not count:
+// PINGs are numbered when they are drawn, before their send time and before they are written. A PING is proven when it is the first
+// of a sequence that is a proof. Fence needs the PING after the last one drawn; whatever PING is being written while the fence
+// is raised does not count:
 //
 //	pinger: draws 7
 //	fence:  the last drawn is 7, so 8 is needed
 //	pinger: writes 7      (or wrote it long ago: nobody can tell)
-//	reader: PONG of 7 does not pass the fence, the PONG of 8 will
+//	reader: the proof of 7 does not pass the fence, the proof of 8 will
 //
-// A fence's PING is written by whoever raised it, once the client has been answered (Raise, then Ping), or by the pinger
-// (Fence). Up to maxFencing are under way, so that a fence seldom waits for another one's answer first.
+// How many PONGs that takes is not the fence's business, and may change before it has passed. The number of a PING whose answer proves
+// nothing is given to the next one.
+//
+// A fence's first PING is written by whoever raised it, once the client has been answered (Raise, then Ping), or by the pinger
+// (Fence), and the others by the reader. If the line is taken the reader writes it when that is answered: one fence waits for two round
+// trips at most where one PONG is a proof, and whoever comes meanwhile waits together with it.
 //
 // Hits wait while any fence is pending, so with fences raised all the time they would wait for ever. Wait does not: it
 // is true once the fences raised before the call have passed, and then this one request may be looked up in the L1. That
@@ -122,7 +202,7 @@
 // # What never happens
 //
 // The reading goroutine never blocks: it bumps counters, holds a mutex for a few assignments and leaves the logging to
-// others. It may write a PING, which finds room in the socket's buffer: no more than maxInflight + maxFencing of them, and one
-// check, are ever unanswered, some 1.5 KB. No callback runs under a lock. Nothing that an old connection says renews the proof, passes a fence or makes
+// others. It may write a PING or a check, which finds room in the socket's buffer: no more than one of either is ever unanswered,
+// some 200 bytes. No callback runs under a lock. Nothing that an old connection says renews the proof, passes a fence or makes
 // hits possible again.
 package link

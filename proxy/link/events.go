@@ -42,6 +42,11 @@ const eventsParameter = "notify-keyspace-events"
 
 // parseEvents reads the reply to CONFIG GET notify-keyspace-events.
 func parseEvents(reply []byte) (flags string, ok bool) {
+	return parseParameter(reply, eventsParameter)
+}
+
+// parseParameter reads the reply to CONFIG GET of one parameter.
+func parseParameter(reply []byte, parameter string) (value string, ok bool) {
 	p := parser{rest: reply}
 	n, ok := p.length('%')
 	if ok {
@@ -53,11 +58,11 @@ func parseEvents(reply []byte) (flags string, ok bool) {
 		return "", false
 	}
 	name, ok := p.text()
-	if !ok || string(name) != eventsParameter {
+	if !ok || string(name) != parameter {
 		return "", false
 	}
-	value, ok := p.text()
-	return string(value), ok && p.end() == nil
+	text, ok := p.text()
+	return string(text), ok && p.end() == nil
 }
 
 // readyEvents returns nil when notify-keyspace-events says enough, after having set it if that is allowed.

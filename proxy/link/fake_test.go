@@ -41,6 +41,8 @@ func (c *fakeConn) Ask(answer func([]byte, error), args ...string) {
 	c.asks <- ask{strings.Join(args, " "), answer}
 }
 
+func (c *fakeConn) Queue(answer func([]byte, error), args ...string) { c.Ask(answer, args...) }
+
 func (c *fakeConn) RunID() string         { return c.runID }
 func (c *fakeConn) Done() <-chan struct{} { return c.done }
 func (c *fakeConn) Close()                { c.event("close"); c.lose() }
@@ -83,8 +85,16 @@ const (
 	staleness = time.Second
 )
 
+var redis7 = info("redis_version:7.0.15", "redis_mode:standalone", "gcc_version:12.2.0")
+
 func stats(lines ...string) string {
 	text := "# Commandstats\r\n" + strings.Join(lines, "\r\n") + "\r\n"
+	return fmt.Sprintf("=%d\r\ntxt:%s\r\n", len(text)+4, text)
+}
+
+// info is the reply to INFO of a section.
+func info(lines ...string) string {
+	text := strings.Join(lines, "\r\n") + "\r\n"
 	return fmt.Sprintf("=%d\r\ntxt:%s\r\n", len(text)+4, text)
 }
 
@@ -200,6 +210,7 @@ func (h *harness) tracked(c *fakeConn) {
 	h.Helper()
 	h.next(c, tracking).reply("+OK\r\n")
 	h.next(c, "SUBSCRIBE "+Channel).reply(confirmed("subscribe", Channel))
+	h.next(c, "INFO server").reply(redis7)
 }
 
 func confirmed(kind, channel string) string {
@@ -284,6 +295,8 @@ func healthy(args string) string {
 		return pong
 	case "ROLE":
 		return master
+	case "INFO server":
+		return redis7
 	case "INFO commandstats":
 		return stats("cmdstat_info:calls=5,usec=1")
 	case "CONFIG GET " + eventsParameter:

@@ -5,11 +5,7 @@ import (
 	"time"
 )
 
-// maxFencing bounds the PINGs for fences that are under way. A fence raised while that many are waits until one of them
-// has been answered; below it none waits for another's PING, which would make two round trips of one.
-const maxFencing = 4
-
-// Fence makes hits wait, from now on, until a PING that was sent after this call has been answered. One PING serves all
+// Fence makes hits wait, from now on, until a PING that was sent after this call is proven: see "The proof". One PING serves all
 // the fences that were raised before it. It is the pinger's goroutine that sends it: who can do better raises the fence
 // by Raise and calls Ping.
 func (l *Link) Fence() {
@@ -35,7 +31,7 @@ func (l *Link) Ping() {
 	l.mu.Unlock()
 	// Before it pings, the connection's first PING is still to be drawn, which passes every fence.
 	if s != nil && s.pings.Load() {
-		s.pingForFences()
+		s.write(true)
 	}
 }
 
@@ -48,7 +44,7 @@ func raiseTo(v *atomic.Uint64, n uint64) {
 	}
 }
 
-// Sync is true when a PING that was sent after the call has been answered: what is looked up then is as new as a read at the
+// Sync is true when a PING that was sent after the call is proven: what is looked up then is as new as a read at the
 // origin sent at the time of the call would be, since every write acknowledged before it is known here. One PING serves all
 // that wait; unlike Fence it holds nobody else up. It is false, and the read is to be passed through, when the link is down,
 // the proof too old, the timeout over, or closed closed; and always with ModeNone.
@@ -59,7 +55,7 @@ func (l *Link) Sync(timeout time.Duration, closed <-chan struct{}) bool {
 	l.count.syncs.Add(1)
 	need := l.sent.Load() + 1
 	raiseTo(&l.asked, need)
-	l.kickPinger()
+	l.kickPinger() // a caller's goroutine that has to wait anyway is no faster at it: measured
 	return l.waitFor(need, timeout, closed)
 }
 
@@ -85,7 +81,7 @@ func (l *Link) Wait(timeout time.Duration, closed <-chan struct{}) bool {
 // Raised is the number of the PING that the fences raised so far wait for: they have passed when Passed has come to it.
 func (l *Link) Raised() uint64 { return l.need.Load() }
 
-// Passed is the number of the last PING that has been answered with PONG.
+// Passed is the number of the last PING that is proven.
 func (l *Link) Passed() uint64 { return l.passed.Load() }
 
 // waitFor waits for the PONG of PING need, until closed.
@@ -150,26 +146,5 @@ func (l *Link) wakeAll() {
 func (l *Link) kickPinger() {
 	if !l.kicked.Load() && !l.kicked.Swap(true) {
 		l.kick <- struct{}{}
-	}
-}
-
-// pingForFences sends a PING if a fence or a Sync needs one that is not sent yet. If too many are under way, the answer of
-// each of them looks again:
-//
-//	fence:   raised
-//	fence:   maxFencing are under way
-//	reader:  PONG: one less; looks, and finds the fence
-//
-// So the number must not be raised by who then sends nothing, or the reader could be turned away as well.
-func (s *session) pingForFences() {
-	for s.l.wanted() > s.l.sent.Load() {
-		n := s.fencing.Load()
-		if n >= maxFencing {
-			return
-		}
-		if s.fencing.CompareAndSwap(n, n+1) {
-			s.ping(true)
-			return
-		}
 	}
 }

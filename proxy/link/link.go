@@ -17,6 +17,8 @@ type Conn interface {
 	// the pushes: what Redis sent before the answer has been handed to push before. err says that the
 	// connection is lost. The reply is valid during the call only.
 	Ask(answer func(reply []byte, err error), args ...string)
+	// Queue is Ask for a command that may wait until the next Ask, to be written together with it.
+	Queue(answer func(reply []byte, err error), args ...string)
 	RunID() string
 	Done() <-chan struct{} // closed when the connection is lost
 	Close()                // makes a blocked Ask return
@@ -75,13 +77,13 @@ type Config struct {
 type Link struct {
 	// What every hit reads, on a cache line of its own.
 	until  atomic.Int64  // hits may be served up to this time; never: the link is down
-	need   atomic.Uint64 // the PING whose PONG passes every fence that was raised
-	passed atomic.Uint64 // the last PING answered with PONG
+	need   atomic.Uint64 // the PING whose proof passes every fence that was raised
+	passed atomic.Uint64 // the last PING that is proven: so much was known when it was sent
 	window atomic.Int64  // until is never more than this ahead
 	_      [32]byte
 
 	sent   atomic.Uint64 // the last PING drawn; counts on over all connections
-	asked  atomic.Uint64 // the PING whose PONG is enough for all in Sync
+	asked  atomic.Uint64 // the PING whose proof is enough for all in Sync
 	proof  atomic.Int64  // when passed was sent; never: not on this connection
 	proven atomic.Int64  // what Proven says
 	kicked atomic.Bool   // a token is in kick, or about to be
@@ -101,6 +103,8 @@ type Link struct {
 	role     string
 	source   string // ModeTracking or ModeKeyspace: of this connection, or of the last one
 	silent   string
+	steps    int           // PONGs in sequence that are a proof
+	whySteps string        // if more than one, why
 	down     string        // why the last session ended, or was not to be had
 	fellBack string        // the session's, when the link last came up
 	woken    chan struct{} // closed to wake those in Wait; nil: nobody waits

@@ -5,68 +5,123 @@ import (
 	"time"
 )
 
-// maxInflight bounds the PINGs that wait for an answer. One comes per interval, and those beyond it are not sent: the ones
-// under way tell as much when they are answered.
-const maxInflight = 64
+// The line is the right to write on the connection. Whoever has it writes one exchange, a PING or a check, and the answer gives
+// it back: nothing else on the link is unanswered when a PING is written, which the proof rests on.
 
-// keepPinging writes PINGs and checks until the session is over.
+// keepPinging has PINGs and checks written until the session is over.
 func (s *session) keepPinging() {
 	ping := time.NewTicker(s.terms.ping)
 	defer ping.Stop()
 	check := time.NewTicker(max(s.terms.maxStaleness/2, 1))
 	defer check.Stop()
 	s.pings.Store(true) // first: see Link.Ping
-	s.ping(false)
+	s.prove1()
 	for {
 		select {
 		case <-s.ended:
 			return
 		case <-ping.C:
-			if s.inflight.Load() < maxInflight {
-				s.ping(false)
-			}
+			s.prove1()
 		case <-s.l.kick:
 			s.l.kicked.Store(false) // before looking: a fence that is raised after the look kicks again
-			s.pingForFences()
+			s.write(true)
 		case <-check.C:
-			s.check()
+			s.checkDue.Store(true)
+			s.write(true)
 		}
 	}
 }
 
-// ping draws a number, then takes the time, then writes: see "Fences" and "The proof". Of two that do so at once the later
-// one may be written first; prove puts up with that. forFence: the caller has counted it in fencing.
-func (s *session) ping(forFence bool) {
+// prove1 has freshness proven once, from now.
+func (s *session) prove1() {
+	raiseTo(&s.l.asked, s.l.sent.Load()+1)
+	s.write(true)
+}
+
+// write writes what is due, if the line is free: a check, a PING if somebody waits for one, or both as one exchange. If it is not
+// free, who gives it back looks again:
+//
+//	fence:   raised
+//	fence:   the line is taken
+//	reader:  PONG: gives the line back; looks, and finds the fence
+//
+// Without pings it is for a check only.
+func (s *session) write(pings bool) {
+	for s.checkDue.Load() || pings && s.l.wanted() > s.l.passed.Load() {
+		if !s.line.CompareAndSwap(false, true) {
+			return
+		}
+		check, ping := s.checkDue.Swap(false), pings && s.l.wanted() > s.l.passed.Load()
+		if check = check && s.check(!ping); ping {
+			s.ping()
+		}
+		if check || ping {
+			return
+		}
+		s.line.Store(false)
+	}
+}
+
+// release gives the line back and looks for what has become due meanwhile.
+func (s *session) release(pings bool) {
+	s.line.Store(false)
+	s.write(pings)
+}
+
+// ping draws a number, then takes the time, then writes: see "Fences" and "The proof". The caller has the line.
+func (s *session) ping() {
 	l := s.l
 	l.count.pings.Add(1)
-	s.inflight.Add(1)
 	seq := l.sent.Add(1)
-	at := l.cfg.Now()
-	s.conn.Ask(func(reply []byte, err error) { s.pong(seq, at, forFence, reply, err) }, "PING")
+	if s.first == 0 {
+		s.first = seq
+	}
+	s.sentAt[seq%maxSteps] = l.cfg.Now()
+	if s.threads.asks() {
+		s.conn.Queue(func(reply []byte, err error) {
+			if err == nil { // else the PING has it too
+				s.sawThreads(reply)
+			}
+		}, "CONFIG", "GET", threadsParameter)
+	}
+	s.conn.Ask(func(reply []byte, err error) { s.pong(seq, reply, err) }, "PING")
 }
 
-// pong takes the answer of PING seq, which was sent at that time.
-func (s *session) pong(seq uint64, at int64, forFence bool, reply []byte, err error) {
+// pong takes the answer of PING seq.
+func (s *session) pong(seq uint64, reply []byte, err error) {
 	l := s.l
-	s.inflight.Add(-1)
-	if err != nil {
+	switch {
+	case err != nil:
 		l.end(s, "connection lost: "+err.Error())
 		return
-	}
-	if string(reply) == "+PONG\r\n" {
-		if l.prove(s, seq, at) && l.cfg.Proven != nil {
-			l.cfg.Proven()
-		}
-		l.count.pongs.Add(1)
-		l.count.roundTrip.Store(l.cfg.Now() - at)
-		s.refused("")
-	} else {
-		l.alive(s)
+	case string(reply) != "+PONG\r\n":
+		s.doubt = true
+		l.undraw(s)
 		s.refused(firstLine(reply))
+		s.release(false) // those who wait get a PING with the next interval, or by their own hand
+		return
 	}
-	if forFence {
-		s.fencing.Add(-1)
-		s.pingForFences() // for those that were turned away meanwhile
+	l.count.pongs.Add(1)
+	l.count.roundTrip.Store(l.cfg.Now() - s.sentAt[seq%maxSteps])
+	s.refused("")
+	if s.doubt {
+		s.doubt = false
+		l.undraw(s)
+	} else if l.prove(s, seq) && l.cfg.Proven != nil {
+		l.cfg.Proven()
+	}
+	s.threadsOff(seq)
+	s.release(true)
+}
+
+// undraw takes back the number of the last PING, whose answer proves nothing: the next one will have it. Whoever waits for it or a
+// later one waits longer than it must, never shorter.
+func (l *Link) undraw(s *session) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.cur == s { // else the number may be another connection's
+		s.watchdog.Reset(s.terms.patience)
+		l.sent.Add(^uint64(0))
 	}
 }
 
@@ -83,21 +138,27 @@ func (s *session) refused(with string) {
 	s.say(slog.LevelWarn, "PING on the link is refused, freshness cannot be proven", slog.String("answer", with))
 }
 
-// prove takes PING seq as answered with PONG: everything that was written before it was sent is known. It reports
-// false if s is not the connection that may speak.
-func (l *Link) prove(s *session, seq uint64, at int64) bool {
+// prove takes PING seq as answered with PONG. If it ends a sequence that is a proof everything that was acknowledged before the
+// first one of that was sent is known. It reports false if nothing is proven, or s is not the connection that may speak.
+func (l *Link) prove(s *session, seq uint64) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.cur != s {
 		return false
 	}
 	s.watchdog.Reset(s.terms.patience)
-	if seq > l.passed.Load() { // else a later one has overtaken it on its way out, and has proven more
-		s.proof = at
-		l.proof.Store(at)
-		l.passed.Store(seq)
-		l.publish(s)
+	need := s.threads.need()
+	if seq+1 < s.first+need {
+		return false
 	}
+	proven := seq + 1 - need
+	if proven <= l.passed.Load() {
+		return false // threads were off until now
+	}
+	s.proof = s.sentAt[proven%maxSteps]
+	l.proof.Store(s.proof)
+	l.passed.Store(proven)
+	l.publish(s)
 	if !s.wasServed {
 		s.wasServed = true
 		l.state = StateUp

@@ -427,6 +427,7 @@ func TestChannel(t *testing.T) {
 		c := h.accept()
 		h.next(c, tracking).reply("+OK\r\n")
 		h.next(c, "SUBSCRIBE "+Channel).reply("-NOPERM this user has no permissions to access one of the channels used as arguments\r\n")
+		h.next(c, "INFO server").reply(redis7)
 		h.next(c, "ROLE").reply(master)
 		h.next(c, "INFO").reply(stats())
 		h.next(c, "PING").reply(pong)

@@ -21,6 +21,8 @@ type Stats struct {
 	Fences     uint64
 	Syncs      uint64        // reads that waited for a PING of their own
 	RoundTrip  time.Duration // of the last PING answered with PONG
+	Steps      int           // PONGs in sequence that are a proof: 1, or more where io-threads are on or may be; 0 before the first connection
+	WhySteps   string        // if more than one, why
 	Role       string        // of the server, when the link last came up; "" if not permitted
 	Down       string        // why it is down; "" while it is not
 	Silent     string        // what the link cannot notice, and why, or why the origin's answers keep hits off; "" if nothing
@@ -58,6 +60,7 @@ func (l *Link) Stats() Stats {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	st.Role, st.Silent = l.role, l.silent
+	st.Steps, st.WhySteps = l.steps, l.whySteps
 	if l.state != StateUp {
 		st.Down = l.down
 	}
