@@ -6,6 +6,7 @@
 //	load.go      the file, and what overrides it
 //	settings.go  the table of all keys, and their defaults
 //	decode.go    YAML along that table; every error has a position
+//	hostile.go   what is not given to the YAML parser
 //	hints.go     what to do about a mistake
 //	values.go    one parser for each kind of value
 //	check.go     what is wrong between values
