@@ -192,7 +192,8 @@ func contents(c *redistest.Client) map[string]string {
 }
 
 // everyWrite are the commands of Redis 7.0 that change keys, in the ways in which
-// they do; DUMP stands for the value of a key, PORT for another server's.
+// they do; DUMP stands for the value of a key, PORT for another server's. What
+// stands before ~ is done before anybody watches.
 const everyWrite = `
 SET s new|SET s new EX 100|SET s new KEEPTTL|GETSET s q|GETDEL s|SETEX s 10 v|PSETEX s 10000 v|SETNX fresh v
 MSET s 1 q 2|MSETNX u 1 v 2|APPEND s xx|SETRANGE s 1 zz|SETBIT s 3 1|BITFIELD s SET u8 0 255|BITOP AND dest s n|BITOP AND s no no2
@@ -210,11 +211,20 @@ XADD x 3-1 f v|XADD x MAXLEN 1 3-1 f v|XDEL x 1-1|XTRIM x MAXLEN 1|XTRIM x MINID
 PFADD hll q r|PFMERGE hll hll2|PFMERGE new hll hll2|PFCOUNT hll|PFDEBUG GETREG hll|PFDEBUG TODENSE hll
 MULTI;SET s 1;DEL n;EXEC|MULTI;FLUSHDB;EXEC|MULTI;SWAPDB 1 2;EXEC|FLUSHDB|FLUSHDB ASYNC|FLUSHALL|FLUSHALL SYNC|SWAPDB 1 2|SWAPDB 0 1
 EVAL redis.call('set','s','lua') 0|EVAL redis.call('flushdb') 0|EVAL redis.call('pfcount','hll') 0|EVAL redis.call('flushall') 0
-DEBUG POPULATE 3 pop|MIGRATE 127.0.0.1 PORT s 3 1000|MIGRATE 127.0.0.1 PORT  3 1000 KEYS s n
+DEBUG POPULATE 3 pop|SET s rdb;SAVE;SET s abc~DEBUG RELOAD NOSAVE|SET s rdb;SAVE;DEL s~DEBUG RELOAD NOSAVE|SET late v;SAVE;DEL late~DEBUG RELOAD NOSAVE MERGE
+SET s rdb;SAVE;SET s abc~DEBUG RELOAD NOSAVE NOFLUSH MERGE|SET late v;SAVE;DEL late~DEBUG RELOAD NOSAVE NOFLUSH MERGE|EVAL redis.call('swapdb',1,2) 0
+MIGRATE 127.0.0.1 PORT s 3 1000|MIGRATE 127.0.0.1 PORT  3 1000 KEYS s n
 PEXPIRE s 1;DEBUG SLEEP 0.01;EXISTS s|PEXPIRE s 1;DEBUG SLEEP 0.3
 CONFIG SET maxmemory-policy allkeys-lru;CONFIG SET maxmemory 1;CONFIG SET maxmemory 0;CONFIG SET maxmemory-policy noeviction
 CONFIG SET notify-keyspace-events K;SET s unseen;CONFIG SET notify-keyspace-events KA
 SET s old;CONFIG SET notify-keyspace-events K;SET s unseen;CONFIG RESETSTAT;CONFIG SET notify-keyspace-events KA`
+
+// newerWrites are those of servers after Redis 7.0.
+const newerWrites = `
+HSETEX h FIELDS 1 f 9|HSETEX h PX 100000 FIELDS 1 f 9|HGETDEL h FIELDS 1 f|HGETDEL h FIELDS 2 f g|HGETEX h PXAT 1 FIELDS 1 f|HPEXPIRE h 0 FIELDS 1 f
+HEXPIRE h 100 FIELDS 1 f|HPEXPIREAT h 1 FIELDS 2 f g|HEXPIRE h 100 FIELDS 1 f~HPERSIST h FIELDS 1 f|HPEXPIRE h 1 FIELDS 1 f;DEBUG SLEEP 0.01;HGET h f;DEBUG SLEEP 0.3
+VADD vec VALUES 2 1 2 e|VADD vec VALUES 2 1 2 e~VREM vec e|VADD vec VALUES 2 1 2 e~VSETATTR vec e {}|VADD vec VALUES 2 1 2 e~VADD vec VALUES 2 3 4 e
+SET s new IFEQ abc|DELIFEQ s abc|XDELEX x IDS 1 1-1|MSETEX 2 s 1 n 2|FLUSHDB SYNC|SWAPDB 0 1`
 
 const sampleData = `SET s abc|SET n 5|RPUSH l 3 1 2|SADD st a b c|SADD st2 b c d|HSET h f 1 g 2|ZADD z 1 a 2 b 3 c|XADD x 1-1 f v|XADD x 2-1 f v
 GEOADD geo 13.3 38.1 p|PFADD hll a b c|PFADD hll2 d e`
@@ -223,8 +233,17 @@ GEOADD geo 13.3 38.1 p|PFADD hll a b c|PFADD hll2 d e`
 // out. Guards: the patterns and kinds of events asked for, and the lists of
 // commands that a source is silent about.
 func TestEveryWriteIsNoticed(t *testing.T) {
-	redis := redistest.Start(t, "--notify-keyspace-events", "KA")
-	elsewhere := redistest.Start(t)
+	for _, name := range []redistest.Name{redistest.Redis6, redistest.Debian, redistest.Redis8, redistest.Valkey8, redistest.Valkey9} {
+		t.Run(string(name), func(t *testing.T) {
+			t.Parallel()
+			everyWriteIsNoticed(t, name)
+		})
+	}
+}
+
+func everyWriteIsNoticed(t *testing.T, name redistest.Name) {
+	redis := redistest.StartNamed(t, name, "--notify-keyspace-events", "KA")
+	elsewhere := redistest.StartNamed(t, name)
 	n := launch(t, redis.URL(), func(c *Config) { c.Link = link.ModeNone })
 	recorders := map[string]*recorder{}
 	for _, source := range linkSources {
@@ -233,7 +252,8 @@ func TestEveryWriteIsNoticed(t *testing.T) {
 	split := func(text string) []string {
 		return slices.DeleteFunc(strings.FieldsFunc(text, func(r rune) bool { return r == '|' || r == '\n' }), func(s string) bool { return s == "" })
 	}
-	for _, line := range split(everyWrite) {
+	looked := 0
+	for _, line := range append(split(everyWrite), split(newerWrites)...) {
 		for _, db := range []string{"0", "1", "2"} {
 			c := redistest.Dial(t, redis.Addr)
 			c.Do("SELECT", db)
@@ -250,12 +270,12 @@ func TestEveryWriteIsNoticed(t *testing.T) {
 				t.Fatalf("%s answered %s", set, got)
 			}
 		}
-		before := contents(c)
-		dump := c.Do("DUMP", "s")
-		for _, r := range recorders {
-			r.begin(n)
+		first, then, two := strings.Cut(line, "~")
+		if !two {
+			first, then = "", line
 		}
-		for _, command := range strings.Split(line, ";") {
+		unknown := false
+		run := func(command string) {
 			args := strings.Split(command, " ")
 			if args[0] == "EVAL" {
 				args = []string{"EVAL", args[1], "0"}
@@ -263,15 +283,39 @@ func TestEveryWriteIsNoticed(t *testing.T) {
 			for i, a := range args {
 				switch a {
 				case "DUMP":
-					args[i] = dump
+					args[i] = c.Do("DUMP", "s")
 				case "PORT":
 					args[i] = elsewhere.Port
 				}
 			}
-			if got := c.Do(args...); strings.HasPrefix(got, "-") {
+			got := c.Do(args...)
+			// Other servers lack some commands or options.
+			unknown = unknown || strings.HasPrefix(got, "-ERR unknown command") || strings.HasPrefix(got, "-ERR syntax error") || strings.HasPrefix(got, "-ERR Unsupported option") ||
+				name == redistest.Redis6 && strings.HasPrefix(got, "-ERR wrong number")
+			if strings.HasPrefix(got, "-") && !unknown {
 				t.Errorf("%s answered %s", command, got)
 			}
 		}
+		for _, command := range strings.Split(first, ";") {
+			if command != "" {
+				run(command)
+			}
+		}
+		before := contents(c)
+		for _, r := range recorders {
+			r.begin(n)
+		}
+		for _, command := range strings.Split(then, ";") {
+			run(command)
+		}
+		if unknown {
+			if name == redistest.Debian && strings.Contains(everyWrite, line) {
+				t.Errorf("the server does not know %s", line)
+			}
+			c.Close()
+			continue
+		}
+		looked++
 		c.Do("SELECT", "1")
 		after := contents(c)
 		c.Close()
@@ -298,13 +342,14 @@ func TestEveryWriteIsNoticed(t *testing.T) {
 			}
 		}
 	}
+	t.Logf("%d ways to change keys", looked)
 }
 
 // A command that a source says nothing about changes what hits say within MaxStaleness.
 func TestSilentCommandsEndHits(t *testing.T) {
 	for source, commands := range map[string][]string{
-		link.ModeTracking: {"SWAPDB 1 7"},
-		link.ModeKeyspace: {"SWAPDB 1 7", "FLUSHDB", "FLUSHALL"},
+		link.ModeTracking: {"SWAPDB 1 7", "DEBUG RELOAD NOSAVE NOFLUSH MERGE"},
+		link.ModeKeyspace: {"SWAPDB 1 7", "FLUSHDB", "FLUSHALL", "DEBUG RELOAD NOSAVE NOFLUSH MERGE", "DEBUG RELOAD NOSAVE"},
 	} {
 		for _, command := range commands {
 			t.Run(source+" "+command, func(t *testing.T) {
@@ -312,11 +357,17 @@ func TestSilentCommandsEndHits(t *testing.T) {
 				const bound = 300 * time.Millisecond
 				n := start(t, redis, linked(source, maxStaleness(bound)))
 				c := n.dial()
+				after := "(nil)"
+				if strings.HasPrefix(command, "DEBUG") { // loads what was saved
+					after = "saved"
+					redis.DoDB(1, "SET", "product:1", after)
+					redis.Do("SAVE")
+				}
 				want(t, c, "OK", "SET", "product:1", "v")
 				n.warm(c, "GET", "product:1")
 				redis.DoDB(1, strings.Fields(command)...)
 				done := time.Now()
-				for c.Do("GET", "product:1") != "(nil)" {
+				for c.Do("GET", "product:1") != after {
 					if time.Since(done) > bound {
 						t.Fatalf("the old value was served %v after %s", time.Since(done), command)
 					}

@@ -32,7 +32,17 @@ type configError struct {
 	reason string
 }
 
-func (e *configError) Error() string { return e.at.String() + ": " + e.reason }
+func (e *configError) Error() string { return e.at.String() + ": " + shorten(e.reason) }
+
+// mostReason bounds an error: it may quote what is in the file.
+const mostReason = 2000
+
+func shorten(s string) string {
+	if len(s) <= mostReason {
+		return s
+	}
+	return strings.ToValidUTF8(s[:mostReason], "") + "…"
+}
 
 // setter stores the value of one key. The reason in its error gets the
 // position of the value.
@@ -56,7 +66,11 @@ func (d *decoder) decode(data []byte, keys fields) (err error) {
 			err = d.errorAt(nil, "this is not YAML")
 		}
 	}()
-	f, err := parser.ParseBytes(data, 0, parser.AllowDuplicateMapKey()) // duplicates are found in mapping
+	tokens, err := d.tokens(data)
+	if err != nil {
+		return err
+	}
+	f, err := parser.Parse(tokens, 0, parser.AllowDuplicateMapKey()) // duplicates are found in mapping
 	if err != nil {
 		var ye yaml.Error
 		if errors.As(err, &ye) {

@@ -15,8 +15,14 @@ func (f fields) String() string {
 	return strings.Join(slices.Sorted(maps.Keys(f)), ", ")
 }
 
+// longestHint bounds what is compared with all keys.
+const longestHint = 100
+
 // instead names the key that was probably meant, else all that there are.
 func (f fields) instead(key string) string {
+	if len(key) > longestHint {
+		return ""
+	}
 	best, least := "", max(1, len(key)/3)+1
 	for _, k := range slices.Sorted(maps.Keys(f)) {
 		if n := distance(key, k); n < least {

@@ -7,12 +7,17 @@ import (
 	"io/fs"
 	"os"
 	"strings"
+	"syscall"
+	"time"
 
 	"nearside/configs"
 )
 
-// mostConfig bounds the configuration file.
-const mostConfig = 1 << 20
+// Bounds of the configuration file, and of the other files that it names.
+const (
+	mostConfig = 1 << 20
+	readWithin = 5 * time.Second // from a pipe, such as a shell's <(…)
+)
 
 // sampleName is what messages call the built-in sample.
 const sampleName = "configs/nearside.yaml"
@@ -49,14 +54,22 @@ func parseFile(o *options) (*settings, error) {
 }
 
 func readConfig(name string) ([]byte, error) {
-	f, err := os.Open(name)
+	// Not to wait for somebody who writes into a pipe or types at a terminal.
+	f, err := os.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, unreadable(name, err)
 	}
 	defer f.Close()
+	_ = f.SetReadDeadline(time.Now().Add(readWithin)) // files have none, and need none
 	data, err := io.ReadAll(io.LimitReader(f, mostConfig+1))
+	if errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, syscall.EAGAIN) {
+		err = fmt.Errorf("it is no file, and nothing has come from it for %v", readWithin)
+	}
 	if err != nil {
 		return nil, unreadable(name, err)
+	}
+	if info, err := f.Stat(); err == nil && len(data) == 0 && info.Mode()&fs.ModeNamedPipe != 0 {
+		return nil, unreadable(name, errors.New("it is a pipe that nobody writes into"))
 	}
 	if len(data) > mostConfig {
 		return nil, unreadable(name, fmt.Errorf("it is larger than %s", sizeText(mostConfig)))

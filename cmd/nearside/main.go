@@ -7,6 +7,7 @@
 //	keys.go      the table of all keys: kind, default, meaning
 //	settings.go  what becomes of them, for keys that are more than a value
 //	decode.go    YAML along that table; every error has a position
+//	hostile.go   what is not given to the YAML parser
 //	hints.go     what to do about a mistake
 //	values.go    one parser for each kind of value
 //	check.go     what is wrong between values

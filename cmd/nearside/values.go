@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io"
 	"math"
 	"net"
 	"net/url"
@@ -10,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/dustin/go-humanize"
@@ -212,18 +214,43 @@ func redisURL(dst *string) func(string) error {
 	}
 }
 
-// readable takes the name of a file that can be read.
+// readable takes the name of a file that can be read. It is read again whenever it
+// changes, so it must be a file, not a pipe, and has an end.
 func readable(dst *string) func(string) error {
 	return func(s string) error {
 		if s == "" {
 			return errors.New("needs the name of a file")
 		}
-		if _, err := os.ReadFile(s); err != nil {
+		if err := isReadable(s); err != nil {
 			return fmt.Errorf("cannot read %s: %w", s, cause(err))
 		}
 		*dst = s
 		return nil
 	}
+}
+
+func isReadable(name string) error {
+	f, err := os.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	switch {
+	case err != nil:
+		return err
+	case info.IsDir():
+		return syscall.EISDIR
+	case !info.Mode().IsRegular():
+		return errors.New("it is not a file")
+	case info.Size() > mostConfig:
+		return fmt.Errorf("it is larger than %s", sizeText(mostConfig))
+	}
+	_, err = f.Read(make([]byte, 1))
+	if errors.Is(err, io.EOF) { // what is in it is somebody else's concern
+		return nil
+	}
+	return err
 }
 
 // name takes the name of a host.
