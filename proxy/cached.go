@@ -88,6 +88,7 @@ func (s *session) readThrough(raw []byte) {
 	}
 	sl := s.slot()
 	s.observe(sl)
+	sl.movable(&s.d, raw)
 	s.submit(sl, c, raw, 1)
 }
 
@@ -183,6 +184,7 @@ func (s *session) cachedOne(raw []byte) {
 	f.permit = s.awaitRefill()
 	s.scratch = appendFetch(s.scratch[:0], raw, s.args[k.Pos:k.Pos+1])
 	p.m.fetches.Inc()
+	s.fetchMovable(sl)
 	s.transmit(sl, c, s.scratch, fetchReplies(1))
 	s.awaitFirstFetch()
 }
@@ -464,6 +466,7 @@ func (s *session) fetchMany(raw []byte) {
 	f.permit = s.awaitRefill()
 	s.scratch = appendFetch(s.scratch[:0], raw, keys)
 	p.m.fetches.Inc()
+	s.fetchMovable(sl)
 	s.submit(sl, c, s.scratch, fetchReplies(len(keys)))
 	s.awaitFirstFetch()
 }

@@ -155,6 +155,9 @@ func (s *session) sharedWire(db int, lock bool) (*origin.Conn, error) {
 			continue
 		}
 		if w.db == db && w.lock == lock {
+			if w.conn.Stalled() && s.d.Cmd != nil && !s.heldBack() {
+				return s.pastStalled(w.conn)
+			}
 			if w.conn.Err() == nil {
 				return w.conn, nil
 			}
@@ -170,6 +173,9 @@ func (s *session) sharedWire(db int, lock bool) (*origin.Conn, error) {
 		return nil, err
 	}
 	*free = wire{db: db, lock: lock, conn: c}
+	if c.Stalled() && s.d.Cmd != nil && !s.heldBack() {
+		return s.pastStalled(c)
+	}
 	return c, nil
 }
 
@@ -197,6 +203,7 @@ func (s *session) forward(raw []byte) {
 	}
 	sl := s.slot()
 	s.effects(sl)
+	sl.movable(d, raw)
 	s.submit(sl, c, raw, 1)
 }
 

@@ -94,6 +94,7 @@ func (s *session) push(sl *slot, via *origin.Conn) {
 		q.mixed = true
 	}
 	q.unanswered++
+	sl.via = via
 	q.lane.asked = false
 	if !sl.read {
 		q.writes++

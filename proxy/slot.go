@@ -34,9 +34,11 @@ type slot struct {
 	all      writeAll     // what it does to everything
 	untold   bool         // and Redis tells nobody
 	fetch    *fetch       // of a cached read
+	via      *origin.Conn // where it was sent
 	stale    *staleRead   // what it may be answered with if the origin fails
 	reserved int64        // what the budget counts for the answer, as in transit
 	inline   [2]uint32    // backs writes: most commands write one or two keys
+	moving   moving       // for a read that a stalled connection must not hold up
 	op       op           // what it is, and how long it takes
 	out, end int64        // of a marked one: when its reply was put into the output, and up to where
 }
@@ -56,8 +58,12 @@ const (
 
 // ReplyOwned takes a large answer and what the budget counts for it (origin.Owner).
 func (sl *slot) ReplyOwned(b []byte, reserved int64, batch *origin.Batch) {
+	if !sl.moving.take() {
+		sl.s.p.budget.Release(reserved)
+		return
+	}
 	sl.reserved = reserved
-	sl.Reply(b, nil, batch)
+	sl.replied(b, nil, batch)
 }
 
 // TakesParts tells whether the answer is passed on as it comes (origin.PartsOwner).
@@ -65,6 +71,10 @@ func (sl *slot) TakesParts() bool { return sl.finish == nil && sl.fetch == nil }
 
 // ReplyParts takes a very long answer in pieces (origin.PartsOwner).
 func (sl *slot) ReplyParts(parts [][]byte, reserved int64, batch *origin.Batch) {
+	if !sl.moving.take() {
+		sl.s.p.budget.Release(reserved)
+		return
+	}
 	for range sl.strip {
 		_, parts[0] = origin.Split(parts[0])
 	}
@@ -78,6 +88,12 @@ func (sl *slot) ReplyParts(parts [][]byte, reserved int64, batch *origin.Batch) 
 
 // Reply takes the origin's answer (origin.Sink).
 func (sl *slot) Reply(b []byte, err error, batch *origin.Batch) {
+	if sl.moving.take() {
+		sl.replied(b, err, batch)
+	}
+}
+
+func (sl *slot) replied(b []byte, err error, batch *origin.Batch) {
 	s := sl.s
 	owned := len(b) > origin.TakeSize
 	for range sl.strip {
@@ -85,7 +101,7 @@ func (sl *slot) Reply(b []byte, err error, batch *origin.Batch) {
 			_, b = origin.Split(b)
 		}
 	}
-	if sl.fetch != nil && err == nil && sl.fetch.denied(s.p, b) {
+	if sl.fetch != nil && err == nil && !sl.moving.plain && sl.fetch.denied(s.p, b) {
 		s.p.budget.Release(sl.reserved)
 		sl.reserved = 0
 		go s.refetch(sl)
