@@ -87,6 +87,7 @@ func (s *session) readThrough(raw []byte) {
 	}
 	sl := s.slot()
 	s.observe(sl)
+	sl.movable(&s.d, raw)
 	s.submit(sl, c, raw, 1)
 }
 
@@ -150,6 +151,7 @@ func (s *session) cachedOne(raw []byte) {
 	}
 	sl := s.slot()
 	sl.overtaken = true
+	sl.via = c
 	s.push(&sl.pending, c) // first: a flight that is joined may be answered at once
 	s.sentInLane()
 	flight, leader := p.l1.Join(id, key, k.Rule.ID, sl)
@@ -168,6 +170,7 @@ func (s *session) cachedOne(raw []byte) {
 	f.permit = s.awaitRefill()
 	s.scratch = appendFetch(s.scratch[:0], raw, s.args[k.Pos:k.Pos+1])
 	p.m.fetches.Inc()
+	s.fetchMovable(sl)
 	s.transmit(sl, c, s.scratch, fetchReplies(1))
 	s.mayComeAgain()
 }
@@ -404,6 +407,7 @@ func (s *session) fetchMany(raw []byte, miss l1.Miss) {
 	f.permit = s.awaitRefill()
 	s.scratch = appendFetch(s.scratch[:0], raw, keys)
 	p.m.fetches.Inc()
+	s.fetchMovable(sl)
 	s.submit(sl, c, s.scratch, fetchReplies(len(keys)))
 	s.mayComeAgain()
 }

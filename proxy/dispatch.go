@@ -203,6 +203,9 @@ func (s *session) sharedWire(db int, lock bool) (*origin.Conn, error) {
 			continue
 		}
 		if w.db == db && w.lock == lock {
+			if w.conn.Stalled() && s.d.Cmd != nil && !s.heldBack() {
+				return s.pastStalled(w.conn)
+			}
 			if w.conn.Err() == nil {
 				return w.conn, nil
 			}
@@ -221,6 +224,9 @@ func (s *session) sharedWire(db int, lock bool) (*origin.Conn, error) {
 		return nil, errMoved
 	}
 	*free = wire{db: db, lock: lock, conn: c}
+	if c.Stalled() && s.d.Cmd != nil && !s.heldBack() {
+		return s.pastStalled(c)
+	}
 	return c, nil
 }
 
@@ -251,6 +257,7 @@ func (s *session) forward(raw []byte) {
 	if sl.all == writeEvery {
 		s.learns(sl)
 	}
+	sl.movable(d, raw)
 	s.submit(sl, c, raw, 1)
 }
 
@@ -328,6 +335,7 @@ func (s *session) submit(sl *slot, c *origin.Conn, req []byte, replies int) {
 // enter begins a slot and puts it into the queue.
 func (s *session) enter(sl *slot, c *origin.Conn) {
 	sl.begin()
+	sl.via = c
 	s.push(&sl.pending, c)
 	s.sentInLane()
 	sl.widen() // behind push: from there on grace sees the slot

@@ -89,6 +89,7 @@ func (s *session) readOrStale(raw []byte) bool {
 	sl := s.slot()
 	sl.stale, sl.finish = st, finishStale
 	s.observe(sl)
+	sl.movable(&s.d, raw)
 	s.submit(sl, c, raw, 1)
 	return true
 }

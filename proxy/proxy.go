@@ -133,7 +133,7 @@ func New(cfg Config) (*Proxy, error) {
 	}
 	if p.origin, err = origin.Open(origin.Config{
 		URL: cfg.Redis, Timeout: cfg.OriginTimeout, Connections: p.descriptors.shared, MaxPinned: p.descriptors.pinned, MaxConns: p.descriptors.conns,
-		Home: []int{cfg.LocksDB, cfg.CacheDB}, OnConnect: p.met, Budget: p.budget, TLS: origin.TLS(cfg.RedisTLS), Log: cfg.Log, SkipRunID: cfg.Embedded,
+		Home: []int{cfg.LocksDB, cfg.CacheDB}, OnConnect: p.met, Stalled: p.passStalled, Budget: p.budget, TLS: origin.TLS(cfg.RedisTLS), Log: cfg.Log, SkipRunID: cfg.Embedded,
 	}); err != nil {
 		p.l1.Close()
 		return nil, err

@@ -145,6 +145,54 @@ func (c *conn) awaitUnheld() {
 	}
 }
 
+// replace puts other pending replies in the place of unanswered ones, whose requests have gone on
+// the way to. change returns what takes a reply's place, itself if nothing does; more is false
+// where the next ones must not be looked at. It reports false if nobody waits any more.
+func (c *conn) replace(to way, change func(*pending) (_ *pending, more bool)) bool {
+	q := &c.q
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.closed {
+		return false
+	}
+	changed, all := false, true
+	for at := &q.head; *at != nil; at = &(*at).next {
+		sl := *at
+		if sl.done {
+			continue
+		}
+		other, more := change(sl)
+		if !more {
+			all = false
+			break
+		}
+		if other == sl {
+			continue
+		}
+		changed = true
+		other.next = sl.next
+		if *at = other; q.tail == sl {
+			q.tail = other
+		}
+	}
+	switch {
+	case !changed:
+	case all && !q.mixed:
+		q.via = to
+	default:
+		q.mixed = true
+	}
+	return true
+}
+
+// uses tells whether something unanswered may have gone on a way.
+func (c *conn) uses(w way) bool {
+	q := &c.q
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.unanswered > 0 && (q.mixed || q.via == w)
+}
+
 // apart notes that an unanswered cacheable read may be on any connection.
 func (c *conn) apart() {
 	q := &c.q

@@ -29,6 +29,8 @@ type slot struct {
 	all     writeAll     // what it does to everything
 	untold  bool         // and Redis tells nobody
 	fetch   *fetch       // of a cached read
+	via     *origin.Conn // where it was sent
+	moving  moving       // for a read that a stalled connection must not hold up
 	stale   *staleRead   // what it may be answered with if the origin fails
 	inline  [2]uint32    // backs writes: most commands write one or two keys
 }
@@ -60,8 +62,12 @@ const (
 
 // ReplyOwned takes a large answer and what the budget counts for it (origin.Owner).
 func (sl *slot) ReplyOwned(b []byte, reserved int64, batch *origin.Batch) {
+	if !sl.moving.take() {
+		sl.s.p.budget.Release(reserved)
+		return
+	}
 	sl.reserved = reserved
-	sl.Reply(b, nil, batch)
+	sl.replied(b, nil, batch)
 }
 
 // TakesParts tells whether the answer is passed on as it comes (origin.PartsOwner).
@@ -69,6 +75,10 @@ func (sl *slot) TakesParts() bool { return sl.finish == nil && sl.fetch == nil }
 
 // ReplyParts takes a very long answer in pieces (origin.PartsOwner).
 func (sl *slot) ReplyParts(parts [][]byte, reserved int64, batch *origin.Batch) {
+	if !sl.moving.take() {
+		sl.s.p.budget.Release(reserved)
+		return
+	}
 	parts[0] = sl.stripped(parts[0])
 	fenced := sl.settle(parts[0], nil)
 	sl.reserved, sl.parts = reserved, parts[1:]
@@ -80,12 +90,18 @@ func (sl *slot) ReplyParts(parts [][]byte, reserved int64, batch *origin.Batch) 
 
 // Reply takes the origin's answer (origin.Sink).
 func (sl *slot) Reply(b []byte, err error, batch *origin.Batch) {
+	if sl.moving.take() {
+		sl.replied(b, err, batch)
+	}
+}
+
+func (sl *slot) replied(b []byte, err error, batch *origin.Batch) {
 	s := sl.s
 	owned := len(b) > origin.TakeSize
 	if err == nil {
 		b = sl.stripped(b)
 	}
-	if sl.fetch != nil && err == nil {
+	if sl.fetch != nil && err == nil && !sl.moving.plain {
 		var again bool
 		if b, again = sl.fetch.refused(s.p, b); again && s.hold() {
 			s.p.budget.Release(sl.reserved)

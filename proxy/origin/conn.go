@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"net"
 	"runtime"
 	"sync"
@@ -53,14 +54,15 @@ func (k kind) data() bool { return k == shared || k.owned() }
 // Conn is one connection to the origin. All methods may be called from any
 // goroutine.
 type Conn struct {
-	o     *Origin
-	group Group
-	kind  kind
-	runID string
-	nc    net.Conn     // what is read and written: TLS if there is TLS
-	raw   net.Conn     // what is closed: without TLS's farewell, which can block
-	slot  *slot        // of a shared connection
-	src   *loop.Source // what reads it, if that is a loop
+	o      *Origin
+	group  Group
+	kind   kind
+	runID  string
+	number string       // that the server gave it; "" if it did not tell
+	nc     net.Conn     // what is read and written: TLS if there is TLS
+	raw    net.Conn     // what is closed: without TLS's farewell, which can block
+	slot   *slot        // of a shared connection
+	src    *loop.Source // what reads it, if that is a loop
 
 	pending pending
 	suspect atomic.Bool // Distrust was called
@@ -81,6 +83,7 @@ type Conn struct {
 
 	isOut      atomic.Bool  // pinned: owned by somebody
 	tainted    atomic.Bool  // pinned: not to be given to anybody else
+	stalled    atomic.Bool  // shared: see Stalled
 	heard      atomic.Int64 // when a byte last came
 	writeSince atomic.Int64 // when the write that is under way began, 0 if none is
 	bigWrite   atomic.Int64 // when a request larger than the socket's buffer was last written out
@@ -95,6 +98,7 @@ func newConn(o *Origin, g Group, k kind, runID string, nc, raw net.Conn) *Conn {
 	c.heard.Store(o.now())
 	c.watch.head = -1
 	c.watch.sentSince = c.heard.Load()
+	c.watch.blockedAt = math.MinInt64 / 2
 	return c
 }
 
@@ -408,6 +412,11 @@ func (c *Conn) Group() Group { return c.group }
 // Reselect says that the owner of a pinned connection has selected another
 // database there and means to leave it so. For the owner, before Unpin.
 func (c *Conn) Reselect(db int) { c.group.DB = db }
+
+// Stalled tells whether a shared connection's oldest request has not been answered for a
+// while though the server answers others: it holds that client back, as CLIENT PAUSE
+// WRITE does with whoever writes, or the connection is dead. What is sent there waits.
+func (c *Conn) Stalled() bool { return c.stalled.Load() }
 
 // Outstanding is the number of Sends whose Sink has not been called.
 func (c *Conn) Outstanding() int { return int(c.pending.len()) }

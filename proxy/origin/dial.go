@@ -26,6 +26,7 @@ type Group struct {
 	DB    int
 	Proto int  // 2 or 3
 	Lock  bool // the locks' own
+	Reads bool // for what Redis holds back on no account, while a shared connection is stalled
 	Alone bool // shared by what should have a Lane and found no room for one
 	// User and Password as the client gave them. User "" with a Password is the
 	// AUTH of one argument. Both "": nearside's own credentials.
@@ -234,7 +235,9 @@ func (o *Origin) handshake(ctx context.Context, opt *redis.Options, g Group, k k
 			nc, raw = s, s
 		}
 	}
-	return newConn(o, g, k, runID, nc, raw), nil
+	c := newConn(o, g, k, runID, nc, raw)
+	c.number = t.number()
+	return c, nil
 }
 
 // introduce sends the first command, before which go-redis logs in, and becomes
@@ -416,6 +419,18 @@ func (t *tap) ready(proto int) error {
 		return &RefusedError{Line: "NOPROTO unsupported protocol version"}
 	}
 	return nil
+}
+
+// number finds the connection's number in the server's answer to HELLO, "" if it is not there.
+func (t *tap) number() string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	_, rest, _ := bytes.Cut(t.first, []byte("$2\r\nid\r\n:"))
+	n, _, _ := bytes.Cut(rest, []byte("\r\n"))
+	if !digits(n) {
+		return ""
+	}
+	return string(n)
 }
 
 // farewell is the error line of a server that closed without listening, or TLS's

@@ -40,6 +40,9 @@ type Config struct {
 	// OnConnect is called with the run id of every new shared or pinned connection
 	// before it is used; "" if the server does not tell. It may call Expect. May be nil.
 	OnConnect func(runID string)
+	// Stalled is called, on a goroutine of its own, when a shared connection turns out to be
+	// stalled (see Conn.Stalled), and again when more has been sent there. May be nil.
+	Stalled func(*Conn)
 	// Log gets what the operator should know. Default: nothing is logged.
 	Log *slog.Logger
 	// Budget counts the replies that are being received, from 64 KiB on. Default: no bound.

@@ -165,7 +165,9 @@ func (o *Origin) retireLongestUnused(most int) {
 }
 
 // stays tells whether a group's connections stay if nobody uses them.
-func (o *Origin) stays(g Group) bool { return g.own() && slices.Contains(o.cfg.Home, g.DB) }
+func (o *Origin) stays(g Group) bool {
+	return g.own() && !g.Reads && !g.Alone && slices.Contains(o.cfg.Home, g.DB)
+}
 
 func (o *Origin) finish(g Group, sl *slot, a *attempt, c *Conn, err error) {
 	sl.mu.Lock()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"strings"
 	"sync/atomic"
 	"time"
 )
@@ -18,11 +19,16 @@ type watched struct {
 	idleSince int64 // of an idle pinned connection
 	sent      int64 // number of requests …
 	sentSince int64 // … and since when it is known to be that
+	told      int64 // number of requests when Config.Stalled was told last
+	blockedAt int64 // when the server said last that it holds the connection's client back
 }
 
-// watch looks after all connections forty times per Timeout.
+// stallAge is the silence after which a shared connection is suspected to be stalled.
+const stallAge = 50 * time.Millisecond
+
+// watch looks after all connections forty times per Timeout, and twice per stallAge.
 func (o *Origin) watch() {
-	tick := max(o.cfg.Timeout/40, time.Millisecond)
+	tick := max(min(o.cfg.Timeout/40, stallAge/2), time.Millisecond)
 	t := time.NewTicker(tick)
 	defer t.Stop()
 	var swept int64
@@ -49,16 +55,21 @@ func (o *Origin) watch() {
 //
 // (b) A shared connection has been silent for Timeout with a request on it, and a
 // PING sent after that request was answered with PONG elsewhere: this connection is
-// dead. A busy Redis does not say PONG. A pinned connection may wait for a BLPOP,
-// the link has pings of its own.
+// dead, unless the server, asked by CLIENT LIST, says that it holds it back. A busy
+// Redis does not say PONG. A pinned connection may wait for a BLPOP, the link has pings
+// of its own.
 //
 // (c) A write has not got on for Timeout and a tenth.
+//
+// (d) The same as (b), but for stallAge only: the connection is stalled until it
+// answers again. Nothing is given up.
 func (o *Origin) look(now int64) {
 	timeout := int64(o.cfg.Timeout)
 	patient := int64(grace(o.cfg.Timeout))
 	mute := now - o.heard.Load()
-	var dead []*Conn
-	ping := false
+	var dead, stalled []*Conn
+	ping, suspicion := false, false
+	asked, ponged := o.beat.pong()
 
 	o.mu.Lock()
 	for c := range o.conns {
@@ -69,8 +80,10 @@ func (o *Origin) look(now int64) {
 		head, sent := c.pending.delivered.Load(), c.pending.sent.Load()
 		if head == sent {
 			w.head = -1 // what comes next is new, whatever its number
+			c.stalled.Store(false)
 		} else if w.head != head {
 			w.head, w.headSince = head, o.now() // read after head: never before the Send
+			c.stalled.Store(false)
 		}
 		if w.sent != sent {
 			w.sent, w.sentSince = sent, now
@@ -92,22 +105,47 @@ func (o *Origin) look(now int64) {
 		if age >= timeout/10 && mute >= timeout/10 {
 			ping = true
 		}
-		if c.kind == shared && since == 0 && age >= timeout/2 && silent >= timeout/2 {
-			if asked, at := o.beat.pong(); asked < w.headSince {
-				ping = true
-			} else if age >= timeout && silent >= timeout && now-at >= timeout/10 {
+		if c.kind != shared || since != 0 || age < int64(stallAge) || silent < int64(stallAge) {
+			continue
+		}
+		switch {
+		case asked < w.headSince:
+			suspicion = true
+		case c.stalled.Load():
+			if w.told != sent { // somebody may have found it not stalled before, and sent something after
+				w.told = sent
+				stalled = append(stalled, c)
+			}
+		case now-ponged >= int64(stallAge/2): // an answer sent before the PONG has had time to come
+			c.stalled.Store(true)
+			w.told = sent
+			stalled = append(stalled, c)
+		}
+		if age >= timeout/2 && silent >= timeout/2 {
+			ping = true // asks about those that are stalled, too
+			if asked >= w.headSince && age >= timeout && silent >= timeout && now-ponged >= timeout/10 && now-w.blockedAt >= timeout {
 				dead = append(dead, c)
 			}
 		}
 	}
 	o.mu.Unlock()
 
+	for _, c := range stalled {
+		o.cfg.Log.Debug("origin connection stalled", "addr", o.opt.Addr, "db", c.group.DB, "outstanding", c.Outstanding())
+		if o.cfg.Stalled != nil {
+			o.start(func() { o.cfg.Stalled(c) })
+		}
+	}
+
 	for _, c := range dead {
 		o.cfg.Log.Warn("origin connection timed out", "addr", o.opt.Addr, "db", c.group.DB, "outstanding", c.Outstanding())
 		c.fail(fmt.Errorf("%w: nothing heard for %s", ErrTimeout, o.cfg.Timeout))
 	}
-	if ping {
-		o.beat.ping(now)
+	switch {
+	case ping:
+		o.beat.ping(now, timeout/10)
+	case suspicion:
+		o.beat.ping(now, int64(stallAge))
 	}
 }
 
@@ -207,8 +245,8 @@ func (b *beat) pong() (asked, at int64) {
 	return asked, b.ponged.Load()
 }
 
-func (b *beat) ping(now int64) {
-	if now-b.last < int64(b.o.cfg.Timeout)/10 || !b.busy.CompareAndSwap(false, true) {
+func (b *beat) ping(now, pause int64) {
+	if now-b.last < pause || !b.busy.CompareAndSwap(false, true) {
 		return
 	}
 	b.last = now
@@ -237,7 +275,55 @@ func (b *beat) run() {
 		return
 	}
 	if string(reply) == "+PONG\r\n" {
+		b.askAboutStalled(ctx)
 		b.ponged.Store(o.now())
 		b.asked.Store(asked)
 	}
+}
+
+// askAboutStalled asks the server whether it holds back those who have waited for long.
+// Where that is not known (Redis 6.0 has neither CLIENT LIST ID nor CLIENT PAUSE WRITE)
+// or not permitted, they count as not held back.
+func (b *beat) askAboutStalled(ctx context.Context) {
+	o := b.o
+	byNumber := map[string]*Conn{}
+	ask := []string{"CLIENT", "LIST", "ID"}
+	now := o.now()
+	o.mu.Lock()
+	for c := range o.conns {
+		if c.stalled.Load() && c.number != "" && now-c.watch.headSince >= int64(o.cfg.Timeout)/2 {
+			byNumber[c.number] = c
+			ask = append(ask, c.number)
+		}
+	}
+	o.mu.Unlock()
+	if len(byNumber) == 0 {
+		return
+	}
+	reply, err := b.c.Call(ctx, AppendCommand(nil, ask...), 1)
+	if err != nil {
+		return
+	}
+	text, _, _, _ := Bulk(reply)
+	for line := range strings.Lines(string(text)) {
+		if number, flags := listed(line); strings.Contains(flags, "b") {
+			if c := byNumber[number]; c != nil {
+				o.mu.Lock()
+				c.watch.blockedAt = now
+				o.mu.Unlock()
+			}
+		}
+	}
+}
+
+// listed takes the number and the flags out of a line of CLIENT LIST.
+func listed(line string) (number, flags string) {
+	for field := range strings.FieldsSeq(line) {
+		if v, ok := strings.CutPrefix(field, "id="); ok {
+			number = v
+		} else if v, ok := strings.CutPrefix(field, "flags="); ok {
+			flags = v
+		}
+	}
+	return number, flags
 }
