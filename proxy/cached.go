@@ -162,7 +162,7 @@ func (s *session) cachedOne(raw []byte) {
 		p.m.rule(k.Rule.ID).coalesced.Inc()
 		return
 	}
-	f := &fetch{flight: flight, sent: s.now, rule: k.Rule, user: s.acl, via: c, epoch: p.users.epoch.Load()}
+	f := &fetch{flight: flight, sent: s.now, rule: k.Rule, user: s.acl, via: c}
 	buf := make([]byte, 0, len(id)+len(key)+len(raw))
 	buf = append(append(append(buf, id...), key...), raw...)
 	f.id, f.key, f.plain = buf[:len(id)], buf[len(id):len(id)+len(key)], buf[len(id)+len(key):]
@@ -307,7 +307,7 @@ func (s *session) cachedMany(raw []byte) {
 		s.readThrough(raw)
 		return
 	}
-	if !s.mayMGet() {
+	if !s.mayRead(&s.acl.permits.mget, raw) {
 		s.fetchMany(raw, l1.Absent)
 		return
 	}
@@ -350,11 +350,6 @@ func (s *session) cachedMany(raw []byte) {
 	s.replyRaw(b)
 }
 
-// mayMGet tells whether Redis has answered this user an MGET.
-func (s *session) mayMGet() bool {
-	return s.acl.permits.mget.Load() == s.p.users.epoch.Load()
-}
-
 // replyHits sends an array of hits that is too large to be put together first:
 // a short request may ask for one large value many times.
 func (s *session) replyHits(head []byte, found []*l1.Entry) {
@@ -386,9 +381,8 @@ func (s *session) fetchMany(raw []byte, miss l1.Miss) {
 		s.replyOriginError(err)
 		return
 	}
-	epoch := p.users.epoch.Load()
-	keeps := s.mayGet(s.args[d.Keys[0].Pos])
-	f := &fetch{sent: s.now, many: make([]manyKey, len(d.Keys)), plain: bytes.Clone(raw), user: s.acl, via: c, epoch: epoch, keeps: keeps}
+	s.mayRead(&s.acl.permits.get, redcon.AppendBulk([]byte("*2\r\n$3\r\nGET\r\n"), s.args[d.Keys[0].Pos]))
+	f := &fetch{sent: s.now, many: make([]manyKey, len(d.Keys)), plain: bytes.Clone(raw), user: s.acl, via: c}
 	keys := make([][]byte, len(d.Keys))
 	for i := range d.Keys {
 		k := &d.Keys[i]
@@ -401,6 +395,8 @@ func (s *session) fetchMany(raw []byte, miss l1.Miss) {
 			stamp: p.l1.Note(key, k.Rule.ID),
 		}
 	}
+	// Behind the stamps: a change of rights that this does not see outdates them.
+	f.keeps = s.acl.permits.get.Load() == p.users.epoch.Load()
 	sl := s.slot()
 	sl.overtaken = true
 	sl.fetch, sl.finish = f, finishMany
@@ -426,7 +422,6 @@ func finishMany(sl *slot, b []byte, err error) []byte {
 		return reply
 	}
 	f.worked()
-	f.user.permits.mget.Store(f.epoch)
 	if !f.keeps {
 		return reply
 	}

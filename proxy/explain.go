@@ -303,9 +303,6 @@ func (x *explanation) lookUp() string {
 	if many && s.readsByKey() {
 		return bypassUser.String()
 	}
-	if many && !s.mayMGet() {
-		return l1.Absent.String()
-	}
 	for i := range d.Keys {
 		k := &d.Keys[i]
 		name, args := d.Cmd.Name, x.args[1:]

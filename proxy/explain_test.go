@@ -187,6 +187,11 @@ func TestEveryReason(t *testing.T) {
 	bob.Do("GET", "product:1")
 	seen.agree(n, bob, "user", "GET", "product:1")
 
+	n.full.until.Store(clockNow() + int64(time.Hour))
+	seen.agree(n, c, "origin_full", "GET", "product:absent")
+	seen.agree(n, c, "origin_full", "MGET", "product:absent")
+	n.full.until.Store(0)
+
 	for reason, command := range map[string]string{"write": "SET product:1 w", "local": "PING product:1", "refused": "SHUTDOWN NOSAVE"} {
 		if got := explained(c, "reason", strings.Fields(command)...); got != reason {
 			t.Errorf("%s: %q", command, got)

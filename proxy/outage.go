@@ -99,7 +99,7 @@ func (s *session) readOrStale(raw []byte) bool {
 func (s *session) heldEntries() []*l1.Entry {
 	p, d := s.p, &s.d
 	many := d.Cmd == p.mget
-	if !many && len(d.Keys) != 1 || many && !s.mayMGet() {
+	if !many && len(d.Keys) != 1 || many && s.acl.permits.mget.Load() != s.p.users.epoch.Load() {
 		return nil
 	}
 	held := make([]*l1.Entry, 0, len(d.Keys))

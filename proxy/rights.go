@@ -8,8 +8,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/tidwall/redcon"
-
 	"nearside/proxy/origin"
 )
 
@@ -25,7 +23,7 @@ import (
 //     have changed (users.go), and without that proof for rightsBound.
 //   - MGET is answered from what GET has cached and the reverse. So what an MGET
 //     returned is kept only for a user that may run GET, and an MGET is answered from the
-//     near cache only after one has been answered by Redis. Users whose rights to
+//     near cache only for one that may run MGET. Users whose rights to
 //     the two differ by key (selectors, first-argument rules) share nothing: their
 //     MGETs go to Redis. No other command is answered from another's entry.
 //   - What nearside refuses to everybody (RouteRefused) it refuses before that.
@@ -158,7 +156,7 @@ const ownPatience = 200 * time.Millisecond
 func (s *session) refusal(name string) []byte {
 	r, ok := rights[name]
 	p := s.p
-	if !ok || p.cfg.Embedded || s.health || !s.authed {
+	if !ok || p.cfg.Embedded || s.health || !s.authed || s.monitor { // a monitor would see the question
 		return nil
 	}
 	key := permit{name: name}
@@ -173,10 +171,11 @@ func (s *session) refusal(name string) []byte {
 		return nil
 	}
 	// Among what is unanswered may be what gives or takes the right.
-	if !s.awaitAnswers() {
+	if p.users.changing.Load() > 0 && !s.awaitAnswers() {
 		return []byte{}
 	}
 	s.blocking()
+	s.flushOrigin()
 	at := grant{p.users.epoch.Load(), clockNow()}
 	line, err := s.askRight(r)
 	switch {
@@ -334,33 +333,37 @@ func rulesByKey(list []byte) map[string]bool {
 	return found
 }
 
-// mayGet finds out whether what an MGET returns may be kept for GET.
-func (s *session) mayGet(key []byte) bool {
-	p, a := s.p, s.acl
+// mayRead finds out whether a read may be answered from what another command has
+// cached, or be cached for one; known says as of which epoch it has been granted.
+func (s *session) mayRead(known *atomic.Uint64, read []byte) bool {
+	p := s.p
 	epoch := p.users.epoch.Load()
-	if a.permits.get.Load() == epoch {
+	if known.Load() == epoch {
 		return true
 	}
 	if p.cfg.Embedded {
-		a.permits.get.Store(epoch)
+		known.Store(epoch)
 		return true
+	}
+	if p.users.changing.Load() > 0 && !s.awaitAnswers() {
+		return false
 	}
 	s.blocking()
 	s.flushOrigin()
+	epoch = p.users.epoch.Load()
 	ctx, cancel := context.WithTimeout(p.ctx, 2*p.cfg.OriginTimeout)
 	defer cancel()
 	c, err := p.origin.Pin(ctx, s.group(s.d.DB, false))
 	if err != nil {
 		return false
 	}
-	get := redcon.AppendBulk([]byte("*2\r\n$3\r\nGET\r\n"), key)
-	line, queued, err := dryRun(ctx, c, get)
+	line, queued, err := dryRun(ctx, c, read)
 	p.origin.Unpin(c, err == nil)
 	s.tick()
 	if err != nil || !queued || string(line) != replyQueued {
 		return false
 	}
-	a.permits.get.Store(epoch)
+	known.Store(epoch)
 	return true
 }
 

@@ -198,12 +198,19 @@ func (sl *slot) begin() {
 			c.Suspend()
 		} else { // nobody will report what it writes
 			sl.all = writeEvery
-			c.BeginAll()
+			sl.beginAll()
 		}
 	case writeEvery:
-		c.BeginAll()
-		sl.s.p.users.epoch.Add(1) // it may be what changes rights
+		sl.beginAll()
 	}
+}
+
+// beginAll begins what may change everything, rights among it.
+func (sl *slot) beginAll() {
+	p := sl.s.p
+	p.l1.BeginAll()
+	p.users.changing.Add(1)
+	p.users.epoch.Add(1)
 }
 
 // widen makes a slot that was decided by rules of before a reload count as writing
@@ -211,7 +218,7 @@ func (sl *slot) begin() {
 func (sl *slot) widen() {
 	if !sl.overtaken && !sl.seen && sl.all == writeNamed && sl.outdated() {
 		sl.all = writeEvery
-		sl.s.p.l1.BeginAll()
+		sl.beginAll()
 	}
 }
 
@@ -263,6 +270,7 @@ func (sl *slot) settle(b []byte, err error) (fenced bool) {
 		p.l1.Resume()
 	case writeEvery:
 		p.users.epoch.Add(1)
+		p.users.changing.Add(-1)
 		p.l1.EndAll()
 	}
 	if sl.untold && err == nil && !isError(b) {
@@ -293,7 +301,6 @@ type fetch struct {
 	user   *aclUser     // who asked
 	via    *origin.Conn // where it was sent
 	permit refills      // where it is counted; nil: nowhere
-	epoch  uint64       // of rights, when it was sent
 	keeps  bool         // an MGET whose values may be kept for GET
 	plain  []byte       // the request as the client sent it, should the two-step form be refused
 }

@@ -52,7 +52,8 @@ type users struct {
 	refused atomic.Bool  // nearside may not ask
 
 	// epoch is another one whenever rights may have changed.
-	epoch atomic.Uint64
+	epoch    atomic.Uint64
+	changing atomic.Int64 // commands under way that may change them
 
 	mu       sync.Mutex
 	byName   map[string]*aclUser
