@@ -79,7 +79,7 @@ type Decision struct {
 	// With whom it may share an origin connection: see learn.go.
 	Private bool // with nobody: it needs one that the session owns while it runs …
 	Foreign bool // … and that no other session may get afterwards
-	MaySet  bool // … and on which the session's later commands depend, if it has not failed
+	MaySet  bool // … nor, if Redis accepts it, leave: the session's later commands depend on it
 	strange strange
 	lessons *lessons // that it was decided by
 }
@@ -93,8 +93,8 @@ func (p *Policy) Decide(d *Decision, sessionDB int, args [][]byte) {
 	} else if c != nil && (c.private || c.route == RoutePin && d.Route == RoutePass) {
 		// A command that can be pinned, in a form that is not: Redis refuses it, but newer servers may not.
 		d.Private = c.private || c.quirk != quirkIfBlock || blocks(args)
-		d.Foreign = c.foreign || !c.private && d.Private
-		d.MaySet = c.state
+		d.Foreign = c.foreign
+		d.MaySet = c.state || !c.private && d.Private
 	}
 }
 

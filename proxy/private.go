@@ -56,14 +56,17 @@ func (s *session) private(raw []byte) {
 		return
 	}
 	s.p.m.private.Inc()
-	if !d.Foreign { // it may block, and leaves the connection as it was
-		s.blockPinned(raw)
-		return
+	if d.Foreign {
+		s.claim()
 	}
-	s.claim()
 	sl := s.slot()
 	s.effects(sl)
-	if !d.MaySet {
+	switch {
+	case d.MaySet:
+	case !d.Foreign: // it may block, and leaves the connection as it was
+		s.sendBlocking(sl, raw)
+		return
+	default:
 		s.sendPinned(sl, d.DB, raw, 1)
 		return
 	}
@@ -77,6 +80,7 @@ func (s *session) private(raw []byte) {
 	}
 	s.sendBlocking(sl, raw)
 	if accepted.Load() && s.pin != nil {
+		s.claim()
 		s.settle()
 	}
 }
