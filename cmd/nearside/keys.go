@@ -125,7 +125,7 @@ func (r *rule) cacheKeys() []key {
 		{"max_reply", sizeKind(&r.maxReply, 1, math.MaxInt32), "", "1MiB, at most memory/8", "largest reply kept"},
 		{"negative", boolKind(&r.Negative), "true", "", "also keep \"no such key\""},
 		{"commands", kind{r.commands(), "list of commands", withLeast(listSchema(schema{"type": "string"}), 1), nil}, "", "all that can be", "which reads to keep"},
-		{"consistency", kind{scalar(r.consistency), "`bounded` or `fenced`", words("bounded", "fenced"), nil}, "bounded", "", "`fenced`: every hit waits for a PING on the link that was sent after the request came in, so that it also sees every write made elsewhere before"},
+		{"consistency", kind{scalar(r.consistency), "`bounded` or `fenced`", words("bounded", "fenced"), nil}, "bounded", "", "`fenced`: every hit waits for a [proof of freshness](../proxy/CONSISTENCY.md#the-proof-of-freshness) that began after the request came in, so that it also sees every write made elsewhere before"},
 		{"stale_if_error", durationKind(&r.StaleIfError, true), "0", "", "while Redis cannot be reached (or answers LOADING, BUSY or MASTERDOWN), serve what was right at the last proof of freshness, if that is no older than this; 0: never"},
 	}
 }
