@@ -30,10 +30,16 @@
 //	go run ./consistency -soak 1000                            groups side by side, all modes
 //	go run ./consistency -scale all                            latencies, storms, a million TTLs (scale.go, lives.go)
 //	go run ./consistency -drop-push 1000 -faults=false -keys 800 -skew 1 -stop-early
+//	go run ./consistency -strong 1000000 -server redis8 -io-threads 4    strong reads alone, of a busy server (strong.go)
+//	go run ./consistency -trials all                           the proof of freshness itself, without nearside (trials.go)
 //	go test -count=1 ./consistency                             fifty cycles, then each mutant and each sabotage
 //
 // Without -count=1 go test may answer from its cache: it does not know that the
 // nearside it builds has changed.
+//
+// Another Redis or Valkey than the one in PATH is named by -server; "make servers" unpacks them. With io-threads, and behind long replies,
+// an acknowledgement leaves before the invalidations of its write. That shows only while the server is busy: -strong and -trials
+// have writers in batches and slow commands beside what they look at.
 //
 // What it cannot see: writes of unknown outcome. A key that has had one is
 // given up, and only compared after quiet. What befell all keys at once (a

@@ -10,7 +10,7 @@ import (
 )
 
 // strongWorkers write and read at the same time; half of them write behind long replies (see raw.fatSet).
-const strongWorkers = 32
+const strongWorkers = 128
 
 // strong asks for what has just been written: each worker writes a key of its own at Redis itself and reads it through nearside A as
 // soon as that is acknowledged, while slow commands and writers in batches keep Redis busy. The rule is fenced, so the answer is the
