@@ -65,8 +65,11 @@ func TestClientReplyAsRedis(t *testing.T) {
 					t.Errorf("%q\nthe server answers\n%q\nnearside\n%q", list, a, b)
 				}
 			}
-			for i, a := range steps { // every pair
+			for i, a := range steps { // every pair; of the other servers some
 				for j, b := range steps {
+					if name != redistest.Debian && (i+j)%5 != 0 {
+						continue
+					}
 					mode := "SKIP"
 					if (i+j)%3 == 0 {
 						mode = "OFF"

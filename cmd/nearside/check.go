@@ -240,10 +240,34 @@ func (s *settings) warnings() []string {
 	if caches == 0 {
 		out = append(out, "warning: there are no cache rules: every read goes to Redis")
 	}
+	if w := s.deniedToScripts(); w != "" {
+		out = append(out, w)
+	}
 	if s.cfg.Link == "none" {
 		out = append(out, fmt.Sprintf("%s: warning: without a link nothing bounds staleness but each rule's ttl", s.at["cache.link"]))
 	}
 	return out
+}
+
+// deniedToScripts warns of commands that deny names and scripts may call: Redis runs
+// those, and what they call does not pass through nearside.
+func (s *settings) deniedToScripts() string {
+	var callable, runners []string
+	for _, name := range s.cfg.Deny {
+		if c := commandNamed(name); c != nil && !c.Flags.Has(policy.FlagNoScript) && !slices.Contains(scriptRunners, name) {
+			callable = append(callable, name)
+		}
+	}
+	for _, name := range scriptRunners {
+		if !slices.Contains(s.cfg.Deny, name) {
+			runners = append(runners, name)
+		}
+	}
+	if len(callable) == 0 || len(runners) == 0 {
+		return ""
+	}
+	return fmt.Sprintf("%s: warning: scripts and functions can still call %s: add scripts to the list, or take the right away from the user at Redis (not denied: %s)",
+		s.at["deny"], strings.Join(callable, ", "), strings.Join(runners, ", "))
 }
 
 // anyPort: the kernel chooses the port, so two such addresses do not collide.

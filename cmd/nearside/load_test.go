@@ -92,6 +92,7 @@ func TestErrors(t *testing.T) {
 		{"deny a subcommand of what has none", "deny: [\"get|x\"]\n", `f.yaml:1:8: deny[0]: unknown command GET|X`},
 		{"deny half a subcommand", "deny: [\"config|\"]\n", `f.yaml:1:8: deny[0]: unknown command CONFIG|`},
 		{"deny twice", "deny: [keys, KEYS]\n", `f.yaml:1:14: deny[1]: KEYS is given twice`},
+		{"deny scripts twice", "deny: [eval, scripts]\n", `f.yaml:1:14: deny[1]: scripts is given twice`},
 		{"deny no list", "deny: keys\n", `f.yaml:1:7: deny must be a list: write [keys]`},
 		{"unknown user", "default_user: root\n", `f.yaml:1:15: default_user: unknown word "root": one of origin, none`},
 		{"neither true nor false", "protected_mode: no\n", `f.yaml:1:17: protected_mode: "no" is neither true nor false`},
@@ -178,6 +179,7 @@ func TestValues(t *testing.T) {
 		{"no fence", "cache:\n  fence: []\n", func(s *settings) any { return s.cfg.Fence }, []string{}},
 		{"one fence", "cache:\n  fence: [locks]\n", func(s *settings) any { return s.cfg.Fence }, []string{"locks"}},
 		{"deny", "deny: [debug, \"Config|SET\"]\n", func(s *settings) any { return s.cfg.Deny }, []string{"debug", "config|set"}},
+		{"deny scripts", "deny: [flushall, Scripts]\n", func(s *settings) any { return s.cfg.Deny }, []string{"flushall", "eval", "eval_ro", "evalsha", "evalsha_ro", "fcall", "fcall_ro"}},
 		{"deny nothing", "deny: []\n", func(s *settings) any { return len(s.cfg.Deny) }, 0},
 		{"idle never", "idle_timeout: 0\n", func(s *settings) any { return s.cfg.IdleTimeout }, time.Duration(0)},
 		{"report", "report: 90s\n", func(s *settings) any { return s.cfg.Report }, 90 * time.Second},
@@ -340,6 +342,10 @@ func TestWarnings(t *testing.T) {
 		"cache:\n  rules: [{prefix: \"a:*\"}]\n":       `f.yaml:2:20: warning: a prefix is not a pattern: the cache rule "a:*" matches only keys that hold the asterisk itself`,
 		"cache:\n  link: none\n  rules: [{prefix: a}]": "f.yaml:2:9: warning: without a link nothing bounds staleness but each rule's ttl",
 		"cache:\n  rules: [{prefix: a}]\n":             "",
+
+		"deny: [flushall, debug, eval]\ncache:\n  rules: [{prefix: a}]\n": "f.yaml:1:7: warning: scripts and functions can still call flushall: add scripts to the list, or take the right away from the user at Redis (not denied: eval_ro, evalsha, evalsha_ro, fcall, fcall_ro)",
+		"deny: [flushall, scripts]\ncache:\n  rules: [{prefix: a}]\n":     "",
+		"deny: [debug, eval, monitor]\ncache:\n  rules: [{prefix: a}]\n":  "", // scripts cannot call these
 	} {
 		s, err := check(text)
 		if err != nil {

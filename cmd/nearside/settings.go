@@ -134,23 +134,41 @@ func (s *settings) fence() setter {
 	}
 }
 
+// allScripts stands in deny for scriptRunners, the commands that run a script or a function.
+const allScripts = "scripts"
+
+var scriptRunners = []string{"eval", "eval_ro", "evalsha", "evalsha_ro", "fcall", "fcall_ro"}
+
+// commandNamed finds "name" or "name|sub".
+func commandNamed(name string) *policy.Command {
+	container, sub, isSub := strings.Cut(name, "|")
+	args := [][]byte{[]byte(container)}
+	if isSub {
+		args = append(args, []byte(sub))
+	}
+	if c := policy.Lookup(args); c != nil && c.Name == name {
+		return c
+	}
+	return nil
+}
+
 func (s *settings) deny() setter {
 	return func(d *decoder, n ast.Node, path string) error {
 		var got []string
 		err := list(scalar(func(v string) error {
 			name := strings.ToLower(v)
-			container, sub, isSub := strings.Cut(name, "|")
-			args := [][]byte{[]byte(container)}
-			if isSub {
-				args = append(args, []byte(sub))
-			}
-			if c := policy.Lookup(args); c == nil || c.Name != name {
+			names := []string{name}
+			if name == allScripts {
+				names = scriptRunners
+			} else if commandNamed(name) == nil {
 				return fmt.Errorf("unknown command %s", strings.ToUpper(v))
 			}
-			if slices.Contains(got, name) {
-				return fmt.Errorf("%s is given twice", v)
+			for _, name := range names {
+				if slices.Contains(got, name) {
+					return fmt.Errorf("%s is given twice", v)
+				}
 			}
-			got = append(got, name)
+			got = append(got, names...)
 			return nil
 		}))(d, n, path)
 		s.cfg.Deny = got
