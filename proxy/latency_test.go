@@ -54,7 +54,7 @@ func TestCommandPaths(t *testing.T) {
 		{"connection", pathLocal, []string{"CLIENT", "ID"}},
 		{"server", pathRefused, []string{"SYNC"}},
 		{"server", pathRefused, []string{"FLUSHALL"}},
-		{"other", pathPassed, []string{"NOSUCH"}},
+		{"other", pathRefused, []string{"NOSUCH"}},
 		{"transaction", pathPinned, []string{"MULTI"}},
 		{"connection", pathPinned, []string{"PING"}},
 		{"string", pathPinned, []string{"GET", "product:1"}},
