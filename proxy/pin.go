@@ -234,12 +234,15 @@ func (s *session) block(raw []byte) {
 	}
 	sl := s.slot()
 	s.effects(sl)
-	s.blocked.begin(s.pin.conn)
+	conn := s.pin.conn
+	conn.MayBlock(true)
+	s.blocked.begin(conn)
 	s.sendPinned(sl, s.d.DB, raw, 1)
 	s.flushOrigin()
 	s.sendOut()
 	s.awaitBlocked()
 	s.blocked.end()
+	conn.MayBlock(false)
 }
 
 // maxBehindBlock is how much a blocked client may send in advance while its

@@ -155,6 +155,11 @@ func (s *session) answer(sl *slot, b []byte, owned bool, at int64) {
 
 func (s *session) answerLocked(sl *slot, b []byte, owned bool, at int64) {
 	q := &s.q
+	if sl.moving.away { // another slot has its place, and answers the client
+		s.p.budget.Release(sl.reserved)
+		sl.reserved, sl.parts = 0, nil
+		return
+	}
 	q.at, sl.op.answered = at, at
 	q.unanswered--
 	if !sl.read {
@@ -237,7 +242,9 @@ func (q *queue) recycle(sl *slot) {
 	if q.frees == maxFree {
 		return
 	}
+	req := sl.moving.req
 	*sl = slot{s: sl.s, next: q.free}
+	sl.moving.req = req
 	q.free = sl
 	q.frees++
 }

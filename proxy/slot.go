@@ -58,7 +58,7 @@ const (
 
 // ReplyOwned takes a large answer and what the budget counts for it (origin.Owner).
 func (sl *slot) ReplyOwned(b []byte, reserved int64, batch *origin.Batch) {
-	if !sl.moving.take() {
+	if !sl.take() {
 		sl.s.p.budget.Release(reserved)
 		return
 	}
@@ -71,7 +71,7 @@ func (sl *slot) TakesParts() bool { return sl.finish == nil && sl.fetch == nil }
 
 // ReplyParts takes a very long answer in pieces (origin.PartsOwner).
 func (sl *slot) ReplyParts(parts [][]byte, reserved int64, batch *origin.Batch) {
-	if !sl.moving.take() {
+	if !sl.take() {
 		sl.s.p.budget.Release(reserved)
 		return
 	}
@@ -88,7 +88,7 @@ func (sl *slot) ReplyParts(parts [][]byte, reserved int64, batch *origin.Batch) 
 
 // Reply takes the origin's answer (origin.Sink).
 func (sl *slot) Reply(b []byte, err error, batch *origin.Batch) {
-	if sl.moving.take() {
+	if sl.take() {
 		sl.replied(b, err, batch)
 	}
 }
