@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"bytes"
+	"fmt"
 	"io"
 	"net"
 	"testing"
@@ -101,4 +102,60 @@ func BenchmarkRoundTrip(b *testing.B) {
 			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*bench.deep), "ns/request")
 		})
 	}
+}
+
+// BenchmarkLock takes a lock and releases it by the usual script; BenchmarkScript runs one
+// that is not known to end, in a lane.
+func BenchmarkLock(b *testing.B) {
+	const release = "if redis.call('get',KEYS[1]) == ARGV[1] then return redis.call('del',KEYS[1]) else return 0 end"
+	benchScript(b, release, redistest.Command("SET", "lock:1", "me", "NX", "PX", "10000"), "+OK\r\n")
+}
+
+func BenchmarkScript(b *testing.B) {
+	benchScript(b, "local n = 0 for i = 1, 2 do n = n + i end if redis.call('get',KEYS[1]) == ARGV[1] then return 1 end return 1", "", "")
+}
+
+func benchScript(b *testing.B, src, before, answer string) {
+	redis := redistest.Start(b)
+	n := start(b, redis, nil)
+	sha := n.dial().Do("SCRIPT", "LOAD", src)
+	request := before + redistest.Command("EVALSHA", sha, "1", "lock:1", "me")
+	reply := len(answer + ":1\r\n")
+	b.ReportAllocs()
+	b.SetParallelism(8)
+	b.RunParallel(func(pb *testing.PB) {
+		conn, err := net.Dial("tcp", n.addr)
+		if err != nil {
+			b.Error(err)
+			return
+		}
+		defer conn.Close()
+		own := []byte(request)
+		if before != "" { // each its own lock
+			own = bytes.ReplaceAll(own, []byte("lock:1"), fmt.Appendf(nil, "lock:%c", 'A'+conn.LocalAddr().(*net.TCPAddr).Port%26))
+		}
+		got := make([]byte, reply)
+		for pb.Next() {
+			if _, err := conn.Write(own); err != nil {
+				b.Error(err)
+				return
+			}
+			if before != "" { // another one may have the same: then the answers are longer
+				one := make([]byte, 64)
+				for replies := 0; replies < 2; {
+					k, err := conn.Read(one)
+					if err != nil {
+						b.Error(err)
+						return
+					}
+					replies += bytes.Count(one[:k], []byte("\r\n"))
+				}
+				continue
+			}
+			if _, err := io.ReadFull(conn, got); err != nil {
+				b.Error(err)
+				return
+			}
+		}
+	})
 }

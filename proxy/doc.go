@@ -22,6 +22,11 @@
 // on another one, all that is outstanding must be answered (follow, acquire).
 // Only reads that the near cache has a part in may overtake each other.
 //
+// Nobody's command waits behind another session's that may run long, block its
+// connection or cost it: such a command has a connection to itself (lane.go). Where Redis
+// holds a client back all the same, by CLIENT PAUSE, reads go past it (stall.go). What a
+// session waits for, and what ends that, stands in poll.go.
+//
 // Where design and code differ from what one would expect:
 //
 //   - redcon parses requests and encodes replies, and no more: its server has

@@ -148,6 +148,37 @@ func (c *conn) hurry(locks bool) {
 	}
 }
 
+// What a conn's reader, or its session, waits for, and what ends that. Each
+// wait ends, whatever the client, Redis or another client does:
+//
+//	bytes of a request           they come; the client leaves; request_timeout for an unfinished one, idle_timeout
+//	read                         if set; shut or stop from outside (both end the Read)
+//	answers, or room for more    an answer; the loss of the connection, with which the answer is an error; shut.
+//	awaitAnswers, awaitRoom      Of a shared or pinned connection that gives none the watchdog says when it
+//	                             is lost (origin/watchdog.go): origin_timeout, unless Redis holds the client back
+//	a blocking command           its answer; the client leaves or sends QUIT; CLIENT UNBLOCK or KILL; the connection's
+//	awaitBlocked                 loss; nearside ends. How long it may take is the client's wish: no bound
+//	the reply of a call          the same as of any answer; callOwned, DialBusy, facts, learn and Control's
+//	call, callOwned              questions have deadlines as well
+//	a connection                 origin's DialTimeout and Timeout for the handshake; with max_pinned out: an error at once
+//	Shared, Pin, Lane
+//	a slow client                write_timeout without progress, or the budget's end: shut
+//	write, send
+//	room in the budget           somebody gives back; request_timeout; being the one that holds most: refused
+//	budget.reserve
+//	a fence, a fresh proof       the PONG; the link's loss; max_staleness, after which the read goes to Redis
+//	park, sync
+//	room for another fetch       a fetch is answered, as any request is
+//	awaitRefill
+//	CLIENT PAUSE (nearside's)    its end, UNPAUSE; the client leaves; nearside ends
+//	awaitPause
+//	a call posted to another     postedTime
+//	post
+//
+// A subscription, a monitor, CLIENT TRACKING and WATCH keep a pinned connection for as long
+// as the client stays, wishes it, and has the connection; being the target of a
+// redirection for as long as somebody redirects (tracking.go). max_pinned bounds all.
+
 // polled tells whether the reader runs on its loop's goroutine.
 func (c *conn) polled() bool { return c.turn != nil && !c.turn.Left() }
 

@@ -191,12 +191,15 @@ func (s *session) dropPrivate() {
 // sendBlocking sends a command on the pinned connection that may wait there, for as
 // long as the client stays.
 func (s *session) sendBlocking(sl *slot, raw []byte) {
-	s.blocked.begin(s.pin.conn)
+	conn := s.pin.conn
+	conn.MayBlock(true)
+	s.blocked.begin(conn)
 	s.sendPinned(sl, s.d.DB, raw, 1)
 	s.flushOrigin()
 	s.sendOut()
 	s.awaitBlocked()
 	s.blocked.end()
+	conn.MayBlock(false)
 }
 
 // blockPinned is sendBlocking for a command whose answer is passed on.

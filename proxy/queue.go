@@ -19,6 +19,7 @@ type pending struct {
 	parts     [][]byte // more of it
 	overtaken bool     // later reads may overtake it: a cacheable read
 	mute      bool     // the answer is not sent
+	replaced  bool     // another pending reply has taken its place
 	reserved  int64    // what the budget counts for the answer, as in transit
 	op        op       // what it is, and how long it takes
 }
@@ -169,7 +170,7 @@ func (c *conn) replace(to way, change func(*pending) (_ *pending, more bool)) bo
 		if other == sl {
 			continue
 		}
-		changed = true
+		changed, sl.replaced = true, true
 		other.next = sl.next
 		if *at = other; q.tail == sl {
 			q.tail = other
@@ -238,6 +239,11 @@ func (c *conn) settleAnswer(sl *pending, b []byte, owned bool, at int64) bool {
 	q := &c.q
 	q.mu.Lock()
 	defer q.mu.Unlock()
+	if sl.replaced { // another one has its place, and answers the client
+		c.env.budget.Release(sl.reserved)
+		sl.reserved, sl.parts = 0, nil
+		return false
+	}
 	q.at, sl.op.answered = at, at
 	q.unanswered--
 	if !sl.overtaken {

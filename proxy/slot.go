@@ -36,7 +36,9 @@ type slot struct {
 }
 
 // Recycle forgets everything but whose slot it is.
-func (sl *slot) Recycle() { *sl = slot{s: sl.s, pending: pending{owner: sl}} }
+func (sl *slot) Recycle() {
+	*sl = slot{s: sl.s, pending: pending{owner: sl}, moving: moving{req: sl.moving.req}}
+}
 
 // slot returns a fresh slot that is not in the queue yet.
 func (s *session) slot() *slot {
@@ -62,7 +64,7 @@ const (
 
 // ReplyOwned takes a large answer and what the budget counts for it (origin.Owner).
 func (sl *slot) ReplyOwned(b []byte, reserved int64, batch *origin.Batch) {
-	if !sl.moving.take() {
+	if !sl.take() {
 		sl.s.p.budget.Release(reserved)
 		return
 	}
@@ -75,7 +77,7 @@ func (sl *slot) TakesParts() bool { return sl.finish == nil && sl.fetch == nil }
 
 // ReplyParts takes a very long answer in pieces (origin.PartsOwner).
 func (sl *slot) ReplyParts(parts [][]byte, reserved int64, batch *origin.Batch) {
-	if !sl.moving.take() {
+	if !sl.take() {
 		sl.s.p.budget.Release(reserved)
 		return
 	}
@@ -90,7 +92,7 @@ func (sl *slot) ReplyParts(parts [][]byte, reserved int64, batch *origin.Batch) 
 
 // Reply takes the origin's answer (origin.Sink).
 func (sl *slot) Reply(b []byte, err error, batch *origin.Batch) {
-	if sl.moving.take() {
+	if sl.take() {
 		sl.replied(b, err, batch)
 	}
 }

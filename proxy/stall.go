@@ -27,22 +27,23 @@ const mostMovable = 160
 
 // moving is a read's request, for the case that it must be sent once more.
 type moving struct {
-	fate  uint32 // atomic: who takes the answer
+	fate  uint32 // of a fetch, atomic: who takes the answer
 	ready bool   // it may be moved; set before the slot is in the queue, or with its lock
-	plain bool   // it has been moved, and is a plain read now
+	plain bool   // it has been moved here, and is a plain read now
 	n     uint8
-	req   [mostMovable]byte
+	req   *[mostMovable]byte // kept when the slot is used again
 }
 
 const (
 	fateOpen      = 0
 	fateTaken     = 1 // an answer has come
-	fateElsewhere = 2 // it was sent once more: another slot takes the answer
+	fateElsewhere = 2 // it was sent once more
 )
 
-// take reports whether an answer is for this slot; it was moved otherwise.
-func (m *moving) take() bool {
-	return !m.ready || atomic.CompareAndSwapUint32(&m.fate, fateOpen, fateTaken)
+// take reports whether an answer is for this slot. That of a plain read may be taken
+// twice: conn.answer, which has the queue's lock anyway, drops it if the slot was replaced.
+func (sl *slot) take() bool {
+	return sl.fetch == nil || !sl.moving.ready || atomic.CompareAndSwapUint32(&sl.moving.fate, fateOpen, fateTaken)
 }
 
 // harmless are commands without keys that may be run twice as reads may.
@@ -53,6 +54,9 @@ var harmless = map[string]bool{"ping": true, "echo": true, "time": true, "lastsa
 func (sl *slot) movable(d *policy.Decision, raw []byte) {
 	if sl.all != writeNamed || !sl.seen && len(sl.writes) > 0 || d.Effect != 0 || d.Fence != 0 || d.Alone || d.Cmd == nil || len(raw) > mostMovable || !d.Cmd.Flags.Has(policy.FlagReadonly) && !harmless[d.Cmd.Name] {
 		return
+	}
+	if sl.moving.req == nil {
+		sl.moving.req = new([mostMovable]byte)
 	}
 	sl.moving.n = uint8(copy(sl.moving.req[:], raw))
 	sl.moving.ready = true
@@ -126,7 +130,7 @@ func (s *session) moveReads(c, r *origin.Conn) {
 		if sl.via != c || sl.overtaken && sl.fetch == nil && !sl.moving.ready {
 			return p, true // elsewhere, or waiting for another session's fetch
 		}
-		if !sl.moving.ready || !atomic.CompareAndSwapUint32(&sl.moving.fate, fateOpen, fateElsewhere) {
+		if !sl.moving.ready || sl.fetch != nil && !atomic.CompareAndSwapUint32(&sl.moving.fate, fateOpen, fateElsewhere) {
 			return p, false
 		}
 		next := sl.again(r)

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"nearside/proxy/internal/redistest"
 )
@@ -301,4 +302,42 @@ func TestWalkOverDatabases(t *testing.T) {
 	n.eventually("few stay", func() bool { return n.origin.Stats().Shared <= 70 })
 	want(t, c, "(nil)", "GET", "x")
 	want(t, d, "OK", "SET", "x", "1")
+}
+
+// A reply that gets lost on a pinned connection, which Redis keeps open and idle, is not
+// waited for for ever; a wait that the client wishes is.
+func TestLostReplyOnPinnedConnection(t *testing.T) {
+	t.Parallel()
+	redis := redistest.Start(t)
+	relay := redistest.NewRelay(t, redis.Addr)
+	n := launch(t, relay.URL(), func(c *Config) { c.OriginTimeout = 500 * time.Millisecond })
+	n.awaitLink()
+	blocks, pauses := n.dial(), n.dial()
+	blocks.Send("BLPOP", "q", "0")
+	held := relay.HoldReply("*1\r\n$5\r\nheld!")
+	c := n.dial()
+	c.Write(redistest.Command("MULTI") + redistest.Command("ECHO", "held!") + redistest.Command("EXEC"))
+	<-held.Arrived
+	begun := time.Now()
+	c.Read()
+	c.Read()
+	if got := c.Read(); !strings.Contains(got, "origin_timeout") {
+		t.Errorf("EXEC is answered %q", got)
+	}
+	want(t, c, "PONG", "PING")
+	if took := time.Since(begun); took > 5*time.Second {
+		t.Errorf("it took %s", took)
+	}
+	// What Redis holds back goes on waiting: EXEC of a write while writes are paused.
+	redis.Do("CLIENT", "PAUSE", "2500", "WRITE")
+	pauses.Write(redistest.Command("MULTI") + redistest.Command("SET", "x", "1") + redistest.Command("EXEC"))
+	for _, expected := range []string{"OK", "QUEUED", "[OK]"} {
+		if got := pauses.Read(); got != expected {
+			t.Errorf("got %s, want %s", got, expected)
+		}
+	}
+	redis.Do("RPUSH", "q", "e")
+	if got := blocks.Read(); got != "[q e]" {
+		t.Errorf("BLPOP answered %s", got)
+	}
 }

@@ -84,6 +84,7 @@ type Conn struct {
 	isOut      atomic.Bool  // pinned: owned by somebody
 	tainted    atomic.Bool  // pinned: not to be given to anybody else
 	stalled    atomic.Bool  // shared: see Stalled
+	mayBlock   atomic.Bool  // pinned: see MayBlock
 	heard      atomic.Int64 // when a byte last came
 	writeSince atomic.Int64 // when the write that is under way began, 0 if none is
 	bigWrite   atomic.Int64 // when a request larger than the socket's buffer was last written out
@@ -417,6 +418,11 @@ func (c *Conn) Reselect(db int) { c.group.DB = db }
 // while though the server answers others: it holds that client back, as CLIENT PAUSE
 // WRITE does with whoever writes, or the connection is dead. What is sent there waits.
 func (c *Conn) Stalled() bool { return c.stalled.Load() }
+
+// MayBlock says whether a pinned connection's outstanding request may wait at the server for
+// as long as it likes. If not, one that is silent for Timeout, and that the server does
+// not hold back, is given up.
+func (c *Conn) MayBlock(on bool) { c.mayBlock.Store(on) }
 
 // Outstanding is the number of Sends whose Sink has not been called.
 func (c *Conn) Outstanding() int { return int(c.pending.len()) }

@@ -334,6 +334,7 @@ func (o *Origin) Unpin(c *Conn, clean bool) {
 	if !c.kind.owned() || !c.isOut.CompareAndSwap(true, false) {
 		return
 	}
+	c.MayBlock(false)
 	clean = clean && c.Outstanding() == 0 && c.mode.Load() == modeReplies && !c.tainted.Load()
 	c.SetPush(nil)
 

@@ -20,7 +20,8 @@ type watched struct {
 	sent      int64 // number of requests …
 	sentSince int64 // … and since when it is known to be that
 	told      int64 // number of requests when Config.Stalled was told last
-	blockedAt int64 // when the server said last that it holds the connection's client back
+	blockedAt int64 // when the server said last that it holds the connection's client back …
+	doneAt    int64 // … and when, that it has answered the client all that it has asked
 }
 
 // stallAge is the silence after which a shared connection is suspected to be stalled.
@@ -56,8 +57,9 @@ func (o *Origin) watch() {
 // (b) A shared connection has been silent for Timeout with a request on it, and a
 // PING sent after that request was answered with PONG elsewhere: this connection is
 // dead, unless the server, asked by CLIENT LIST, says that it holds it back. A busy
-// Redis does not say PONG. A pinned connection may wait for a BLPOP, the link has pings
-// of its own.
+// Redis does not say PONG. The link has pings of its own. A pinned connection is dead only
+// if the server, asked so, says that it has nothing to do for it, and never if a
+// BLPOP or the like waits there.
 //
 // (c) A write has not got on for Timeout and a tenth.
 //
@@ -104,6 +106,12 @@ func (o *Origin) look(now int64) {
 		}
 		if age >= timeout/10 && mute >= timeout/10 {
 			ping = true
+		}
+		if c.kind.owned() && !c.mayBlock.Load() && age >= timeout/2 && silent >= timeout/2 {
+			ping = true
+			if age >= timeout && silent >= timeout && w.doneAt >= w.headSince+timeout/2 && mute < timeout/2 {
+				dead = append(dead, c)
+			}
 		}
 		if c.kind != shared || since != 0 || age < int64(stallAge) || silent < int64(stallAge) {
 			continue
@@ -291,7 +299,8 @@ func (b *beat) askAboutStalled(ctx context.Context) {
 	now := o.now()
 	o.mu.Lock()
 	for c := range o.conns {
-		if c.stalled.Load() && c.number != "" && now-c.watch.headSince >= int64(o.cfg.Timeout)/2 {
+		waits := c.stalled.Load() || c.kind.owned() && !c.mayBlock.Load() && c.Outstanding() > 0 && c.watch.head >= 0
+		if waits && c.number != "" && now-c.watch.headSince >= int64(o.cfg.Timeout)/2 {
 			byNumber[c.number] = c
 			ask = append(ask, c.number)
 		}
@@ -306,24 +315,22 @@ func (b *beat) askAboutStalled(ctx context.Context) {
 	}
 	text, _, _, _ := Bulk(reply)
 	for line := range strings.Lines(string(text)) {
-		if number, flags := listed(line); strings.Contains(flags, "b") {
-			if c := byNumber[number]; c != nil {
-				o.mu.Lock()
-				c.watch.blockedAt = now
-				o.mu.Unlock()
-			}
+		fields := map[string]string{}
+		for field := range strings.FieldsSeq(line) {
+			name, value, _ := strings.Cut(field, "=")
+			fields[name] = value
 		}
-	}
-}
-
-// listed takes the number and the flags out of a line of CLIENT LIST.
-func listed(line string) (number, flags string) {
-	for field := range strings.FieldsSeq(line) {
-		if v, ok := strings.CutPrefix(field, "id="); ok {
-			number = v
-		} else if v, ok := strings.CutPrefix(field, "flags="); ok {
-			flags = v
+		c := byNumber[fields["id"]]
+		if c == nil {
+			continue
 		}
+		o.mu.Lock()
+		switch {
+		case strings.Contains(fields["flags"], "b"):
+			c.watch.blockedAt = now
+		case fields["qbuf"] == "0" && fields["oll"] == "0" && fields["obl"] == "0":
+			c.watch.doneAt = now
+		}
+		o.mu.Unlock()
 	}
-	return number, flags
 }
