@@ -21,7 +21,7 @@ func (s *session) answerLocal(raw []byte) {
 	}
 	s.p.m.local.Inc()
 	switch d.Cmd.Name { // the others ask for the rights of what they do
-	case "ping", "hello":
+	case "ping", "hello", "readonly", "readwrite", "asking":
 		if !s.mayRun(d.Cmd.Name) {
 			return
 		}

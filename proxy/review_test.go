@@ -181,6 +181,7 @@ func TestNoConnectionForMulti(t *testing.T) {
 	for _, chunk := range [][]string{{"MULTI", "SET product:1 never", "EXEC"}, {"WATCH product:1", "MULTI", "SET product:1 never", "EXEC"}} {
 		relay.Refuse(true)
 		relay.Cut()
+		n.eventually("what was cut is noticed", func() bool { return n.origin.Stats().Idle == 0 })
 		c.Write(cmds(chunk...))
 		var last string
 		for range chunk {

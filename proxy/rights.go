@@ -36,7 +36,7 @@ type right struct {
 type probing uint8
 
 const (
-	asShared probing = iota // on the connection that the session shares
+	asIs     probing = iota // it changes nothing
 	asPinned                // it may change the connection's state
 	asQueued                // inside a MULTI that is discarded: there is no harmless form
 	asSelect                // the client's own SELECT
@@ -62,6 +62,9 @@ var rights = map[string]right{
 	"exec":            pinnedProbe("EXEC"), // without MULTI
 	"discard":         pinnedProbe("DISCARD"),
 	"unwatch":         pinnedProbe("UNWATCH"),
+	"asking":          pinnedProbe("ASKING"),
+	"readonly":        pinnedProbe("READONLY"),
+	"readwrite":       pinnedProbe("READWRITE"),
 	"client|id":       probe("CLIENT", "ID"),
 	"client|info":     probe("CLIENT", "INFO"),
 	"client|list":     probe("CLIENT", "LIST", "ID", "x"),
@@ -205,13 +208,7 @@ func (s *session) askRight(r right) ([]byte, error) {
 	}
 	ctx, cancel := context.WithTimeout(p.ctx, patience)
 	defer cancel()
-	if r.how == asShared {
-		c, err := p.origin.Shared(ctx, s.group(s.homeDB(), false), s.id)
-		if err != nil {
-			return nil, err
-		}
-		return answerIn(ctx, c, r.probe, 1)
-	}
+	// Not on the connection that it shares: a write of somebody else may be held back there (stall.go).
 	c, err := p.origin.Pin(ctx, s.group(s.homeDB(), false))
 	if err != nil {
 		return nil, err
@@ -298,7 +295,7 @@ func (s *session) readsByKey() bool {
 		return false
 	}
 	// A Redis that does not tell has no selectors, or does not let nearside look.
-	b, err := s.call(s.homeDB(), origin.AppendCommand(nil, "ACL", "GETUSER", a.name))
+	b, err := s.askRight(probe("ACL", "GETUSER", a.name))
 	if err != nil {
 		return true
 	}

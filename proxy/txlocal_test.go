@@ -26,7 +26,7 @@ func TestTransactionLeftovers(t *testing.T) {
 		"MULTI; HELLO; EXEC", "MULTI; HELLO x; PING; EXEC",
 		"MULTI; CLIENT GETREDIR; CLIENT TRACKINGINFO; EXEC",
 		"CLIENT TRACKING ON; MULTI; CLIENT GETREDIR; CLIENT TRACKINGINFO; SET product:1 a; EXEC; CLIENT TRACKING OFF",
-		"MULTI; SELECT 7; CLIENT NO-EVICT ON; SET a b; EXEC; GET a; SELECT 0; GET a",
+		"MULTI; SELECT 7; CLIENT GETNAME; SET a b; EXEC; GET a; SELECT 0; GET a",
 		"MULTI; SELECT 99999; CLIENT GETNAME; SET a b; EXEC; GET a",
 		"MULTI; SUBSCRIBE a; EXEC; PING; UNSUBSCRIBE a; PING", "MULTI; SUBSCRIBE a; SET product:1 x; PSUBSCRIBE b*; SET lock:1 y; EXEC; GET lock:1; UNSUBSCRIBE; PUNSUBSCRIBE; GET lock:1",
 		"MULTI; SUBSCRIBE a; DISCARD; GET product:1", "MULTI; SUBSCRIBE; PING; EXEC", "MULTI; SUBSCRIBE a; GET; EXEC; GET x",
@@ -78,7 +78,7 @@ func TestTransactionLeftovers(t *testing.T) {
 	}
 	n.eventually("no connection stays pinned", func() bool { return n.origin.Stats().Pinned == 0 })
 	c := n.dial()
-	for _, refused := range [][]string{{"HELLO", "3"}, {"AUTH", "x"}, {"CLIENT", "TRACKING", "ON"}, {"SUBSCRIBE", "a", "b"}} {
+	for _, refused := range [][]string{{"HELLO", "3"}, {"AUTH", "x"}, {"CLIENT", "TRACKING", "ON"}, {"CLIENT", "NO-EVICT", "ON"}, {"SUBSCRIBE", "a", "b"}} {
 		want(t, c, "OK", "MULTI")
 		if got := c.Do(refused...); !strings.Contains(got, " nearside: ") {
 			t.Errorf("%v answered %s", refused, got)
