@@ -122,7 +122,7 @@
 //
 // How many it takes is asked (threads.go): INFO server says what the origin is, CONFIG GET io-threads whether threads are on, at each
 // connection and in each check. Valkey 9 changes that while it runs, so there the question goes with each PING, in one write, for
-// as long as the answer is 1. It takes a tenth or a fifth of the strong hits of one client; three PINGs take a half and more:
+// as long as the answer is 1. That takes up to a fifth of the strong hits; three PINGs take a half and more:
 //
 //	other:   CONFIG SET io-threads 4
 //	server:  executes SET k; a thread writes +OK
@@ -149,8 +149,8 @@
 //	Valkey 9.1.2       1      0 of   6,267       0 of 20,277     0 of   116,427  0 of 105,643
 //	Valkey 9.1.2       2     15 of   2,087      50 of 31,781     0 of    17,792  0 of  97,288
 //
-// A strong hit of a single client takes as long as before with one thread (0.9 to 1.3 of it, within what the machine varies by), and
-// 1.7 of it with Redis 8's io-threads.
+// A strong hit takes as long as before with one thread, within what the machine varies by, and for a single client 1.7 of it with Redis 8's
+// io-threads and 1.9 with Valkey 9's.
 //
 // A marker that comes as an invalidation itself would do with one round trip on all of them: a write to a key of nearside's own, under
 // a prefix that sorts behind all others, since the prefixes of one time are told in order. It needs the right to write, goes into the AOF
