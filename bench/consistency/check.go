@@ -51,7 +51,7 @@ type Config struct {
 	Contenders   int     // per way
 	Locks        int
 	Probers      int
-	Strong       int // so many strong reads and nothing else (strong.go)
+	Strong       int // so many strong reads and nothing else (strong.go), for no longer than Duration
 	MaxStaleness time.Duration
 	Ping         time.Duration
 	Slack        time.Duration

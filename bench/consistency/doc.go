@@ -30,7 +30,7 @@
 //	go run ./consistency -soak 1000                            groups side by side, all modes
 //	go run ./consistency -scale all                            latencies, storms, a million TTLs (scale.go, lives.go)
 //	go run ./consistency -drop-push 1000 -faults=false -keys 800 -skew 1 -stop-early
-//	go run ./consistency -strong 1000000 -server redis8 -io-threads 4    strong reads alone, of a busy server (strong.go)
+//	go run ./consistency -strong 1000000 -duration 1h -server redis8 -io-threads 4   strong reads alone, of a busy server (strong.go)
 //	go run ./consistency -trials all                           the proof of freshness itself, without nearside (trials.go)
 //	go test -count=1 ./consistency                             fifty cycles, then each mutant and each sabotage
 //

@@ -60,7 +60,7 @@ func run() int {
 	groups := flag.Int("groups", 3, "of a soak, side by side")
 	flag.StringVar(&cfg.Server, "server", "", "redis6, redis7, redis8, valkey8, valkey9 or a program's path; \"\": the redis-server in PATH")
 	flag.IntVar(&cfg.Threads, "io-threads", 0, "of the server; 0: its default")
-	flag.IntVar(&cfg.Strong, "strong", 0, "so many strong reads of keys that have just been written, and nothing else")
+	flag.IntVar(&cfg.Strong, "strong", 0, "so many strong reads of keys that have just been written, and nothing else, for no longer than -duration")
 	trials := flag.String("trials", "", "try the proof of freshness without nearside, on SERVER/THREADS, with a comma between, or all")
 	trialTime := flag.Duration("trial-time", time.Minute, "at most for each trial of the old proof, four times that for the new one")
 	scale := flag.String("scale", "", "measure, with a comma between: latency, storm, ttl, linear, or all")

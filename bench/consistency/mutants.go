@@ -44,6 +44,7 @@ func rarely(cfg *Config) {
 func strongOn(server string, threads int) func(*Config) {
 	return func(cfg *Config) {
 		cfg.Mode, cfg.Strong, cfg.Server, cfg.Threads = Fenced, 20_000, server, threads
+		cfg.Duration = 2 * time.Minute
 	}
 }
 

@@ -42,6 +42,9 @@ func TestMutants(t *testing.T) {
 				t.Fatal(err)
 			}
 			cfg.Duration, cfg.Linear = min(cfg.Duration, 2*time.Second), min(cfg.Linear, 2*time.Second)
+			if cfg.Strong > 0 {
+				cfg.Duration = 20 * time.Second
+			}
 			if rep, err = Run(t.Context(), cfg); err != nil {
 				t.Fatal(err)
 			}

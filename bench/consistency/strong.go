@@ -67,7 +67,7 @@ func (c *check) strongWorker(ctx context.Context, n int) error {
 	}
 	key := fmt.Sprint("product:strong:", n)
 	r := rand.New(rand.NewPCG(c.cfg.Seed, uint64(n)))
-	for i := 0; ctx.Err() == nil && c.rep.Reads.Load() < int64(c.cfg.Strong) && !c.stop(); i++ {
+	for i := 0; ctx.Err() == nil && c.rep.Reads.Load() < int64(c.cfg.Strong) && c.now() < c.cfg.Duration && !c.stop(); i++ {
 		value := strconv.Itoa(i)
 		if n%2 == 0 {
 			err = at.fatSet(r, key, value)
@@ -75,14 +75,17 @@ func (c *check) strongWorker(ctx context.Context, n int) error {
 			_, err = at.ask("SET", key, value)
 		}
 		if err != nil {
-			return err
+			return fmt.Errorf("SET at Redis: %w", err)
 		}
 		c.rep.Writes.Add(1)
 		want := fmt.Sprintf("$%d\r\n%s\r\n", len(value), value)
 		for range 2 {
 			f, err := through.ask("GET", key)
 			if err != nil {
-				return err
+				return fmt.Errorf("GET through A: %w", err)
+			}
+			if f[0] == '-' {
+				return fmt.Errorf("GET through A was answered %q", f)
 			}
 			c.rep.Reads.Add(1)
 			if string(f) != want {
