@@ -62,7 +62,7 @@ func (s *settings) sections() []section {
 		{"Who may do what", []key{
 			{"protected_mode", boolKind(&c.ProtectedMode), "true", "", "refuse to start on an address that other machines reach, unless clients must show there who they are: `default_user: none`, or `tls.client_ca`"},
 			{"default_user", wordKind(&c.DefaultUser, "origin", "none"), "origin", "", "what a client may do that sent no AUTH: `origin`, what nearside may; `none`, nothing (NOAUTH)"},
-			{"deny", denyKind(s.deny()), "[]", "", "commands to refuse: `debug`, with all its subcommands, or `\"config\\|set\"`"},
+			{"deny", denyKind(s.deny()), "[]", "", "commands to refuse: `debug`, with all its subcommands, or `\"config\\|set\"`; `scripts` is whatever runs a script or function, which could call what is denied"},
 		}},
 		{"Locks", []key{
 			{"locks.db", numberKind(&c.LocksDB, 0, math.MaxInt32), "0", "", "the database of all keys that are under no cache rule"},

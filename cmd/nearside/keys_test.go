@@ -224,7 +224,7 @@ func validate(schema *jsonschema.Resolved, text []byte) error {
 // addresses and URLs.
 var beyondSchema = regexp.MustCompile(`a second document|unknown key "<<"|anchors|` +
 	`(0s|500ns) is too short|1MB is too small|"20000000TiB" is not a size|iB is too large|"10ms" is neither|` +
-	`unknown command [^|]*(\|[^|]+)?$|(KEYS|GET) is given twice$|cannot be kept|` +
+	`unknown command [^|]*(\|[^|]+)?$|(KEYS|GET|scripts) is given twice$|cannot be kept|` +
 	`names no address|70000" is not an address|the path of the socket|name the same address|can be reached|the URL('s| names a| has)|password: .*: this is not a URL|` +
 	`has the same prefix|is more than|must be shorter`)
 
