@@ -96,11 +96,12 @@ func (s *session) carryOut(raw []byte) {
 			s.cached(raw)
 		}
 	case policy.RoutePass:
-		if d.Private {
+		switch {
+		case d.Private:
 			s.private(raw)
-		} else if s.pinsData() || s.subscribed() && publishes(d.Cmd) {
+		case s.pinsData() || s.subscribed() && publishes(d.Cmd):
 			s.forwardPinned(raw)
-		} else {
+		default:
 			s.forward(raw)
 		}
 	case policy.RoutePin:

@@ -205,7 +205,7 @@ func (s *session) unpinDirty() {
 		s.tx.lost = true
 	}
 	s.track, s.monitor, s.watch, s.target = false, false, false, false
-	s.privacy.forget()
+	s.unsettle()
 	s.redirect.Store(0)
 	s.monitors.Store(false)
 	s.caching = caching{}
