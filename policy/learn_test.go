@@ -212,8 +212,14 @@ func TestStrange(t *testing.T) {
 func TestRenamed(t *testing.T) {
 	p := New(shop(t, 0, 1), Options{Deny: []string{"keys", "hush"}})
 	p.Meet("one", []Info{
-		{Asked: "get", Name: "set"}, {Asked: "set", Name: "get"}, {Asked: "strlen", Name: "shutdown"}, {Asked: "echo", Name: "client"},
-		{Asked: "append", Name: ""}, {Asked: "incr", Name: "INCR"}, {Asked: "type", Name: "keys"}, {Asked: "lcs", Name: "brandnew", Flags: []string{"noscript"}},
+		{Asked: "get", Name: "set"},
+		{Asked: "set", Name: "get"},
+		{Asked: "strlen", Name: "shutdown"},
+		{Asked: "echo", Name: "client"},
+		{Asked: "append", Name: ""},
+		{Asked: "incr", Name: "INCR"},
+		{Asked: "type", Name: "keys"},
+		{Asked: "lcs", Name: "brandnew", Flags: []string{"noscript"}},
 	})
 	for _, in := range []Info{
 		{Asked: "fetch", Name: "get"}, {Asked: "begin", Name: "multi"}, {Asked: "stop", Name: "shutdown"}, {Asked: "conf", Name: "config", Container: true}, {Asked: "hush", Name: "del"},

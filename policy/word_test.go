@@ -10,9 +10,22 @@ func TestIs(t *testing.T) {
 		b, lower string
 		want     bool
 	}{
-		{"block", "block", true}, {"BLOCK", "block", true}, {"block\x00", "block", true}, {"BlocK\x00anything", "block", true}, {"\x00", "", true}, {"", "", true},
-		{"bloc", "block", false}, {"blocks", "block", false}, {"bloc\x00k", "block", false}, {"\x00block", "block", false}, {"", "nx", false}, {"x", "", false},
-		{"b\x0cock", "block", false}, {"[", "{", false}, {"\u212ail", "kil", false}, {"host\x1a", "host:", false},
+		{"block", "block", true},
+		{"BLOCK", "block", true},
+		{"block\x00", "block", true},
+		{"BlocK\x00anything", "block", true},
+		{"\x00", "", true},
+		{"", "", true},
+		{"bloc", "block", false},
+		{"blocks", "block", false},
+		{"bloc\x00k", "block", false},
+		{"\x00block", "block", false},
+		{"", "nx", false},
+		{"x", "", false},
+		{"b\x0cock", "block", false},
+		{"[", "{", false},
+		{"\u212ail", "kil", false},
+		{"host\x1a", "host:", false},
 	} {
 		if got := Is([]byte(c.b), c.lower); got != c.want {
 			t.Errorf("Is(%q, %q) = %v", c.b, c.lower, got)

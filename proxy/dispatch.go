@@ -90,13 +90,14 @@ func (s *session) carryOut(raw []byte) {
 			s.cached(raw)
 		}
 	case policy.RoutePass:
-		if d.Private {
+		switch {
+		case d.Private:
 			s.private(raw)
-		} else if s.pinsData() || s.subscribed() && publishes(d.Cmd) {
+		case s.pinsData() || s.subscribed() && publishes(d.Cmd):
 			s.forwardPinned(raw)
-		} else if d.Cmd != nil && d.Cmd.Flags.Has(policy.FlagAllowBusy) {
+		case d.Cmd != nil && d.Cmd.Flags.Has(policy.FlagAllowBusy):
 			s.forwardBusy(raw)
-		} else {
+		default:
 			s.forward(raw)
 		}
 	case policy.RoutePin:

@@ -212,8 +212,9 @@ func parseInfo(asked string, row []byte) policy.Info {
 // fixedReply is what the origin answers to a command that concerns its connection
 // alone and has no effect on a master: it is asked once, on a connection for that.
 func (p *Proxy) fixedReply(name string, args [][]byte) ([]byte, error) {
-	if b, ok := p.learning.fixed.Load(name); ok {
-		return b.([]byte), nil //nolint:errcheck // nothing else is stored
+	if v, ok := p.learning.fixed.Load(name); ok {
+		b, _ := v.([]byte) // nothing else is stored
+		return b, nil
 	}
 	ctx, cancel := context.WithTimeout(p.ctx, factsTimeout)
 	defer cancel()

@@ -219,7 +219,7 @@ func (s *session) unpinDirty() {
 		s.tx.lost = true
 	}
 	s.track, s.monitor, s.watching, s.target = false, false, false, false
-	s.privacy.forget()
+	s.unsettle()
 	s.redirectsTo(nil)
 	s.monitors.Store(false)
 	s.caching = caching{}

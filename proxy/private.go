@@ -30,7 +30,8 @@ type privacy struct {
 	privateAt        atomic.Int64 // clockNow when a foreign connection was last used; 0: none is to be let go
 }
 
-func (y *privacy) forget() {
+// unsettle forgets what was set on a connection that is gone.
+func (y *privacy) unsettle() {
 	y.settled, y.noEvict, y.noTouch, y.setsOther = false, false, false, false
 	y.privateAt.Store(0)
 }

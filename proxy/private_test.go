@@ -35,8 +35,16 @@ func TestNamesWithNULNeverReachRedis(t *testing.T) {
 		for i := range 200 {
 			tail := fmt.Sprintf("\x00%d", i)
 			for _, args := range [][]string{
-				{"CLIENT", "REPLY" + tail, "SKIP"}, {"MULTI" + tail}, {"SELECT" + tail, "5"}, {"AUTH" + tail, "x", "y"}, {"MONITOR" + tail},
-				{"SHUTDOWN" + tail, "NOSAVE"}, {"QUIT" + tail}, {"SUBSCRIBE" + tail, "c"}, {"SCRIPT", "DEBUG" + tail, "YES"}, {"nosuch" + tail},
+				{"CLIENT", "REPLY" + tail, "SKIP"},
+				{"MULTI" + tail},
+				{"SELECT" + tail, "5"},
+				{"AUTH" + tail, "x", "y"},
+				{"MONITOR" + tail},
+				{"SHUTDOWN" + tail, "NOSAVE"},
+				{"QUIT" + tail},
+				{"SUBSCRIBE" + tail, "c"},
+				{"SCRIPT", "DEBUG" + tail, "YES"},
+				{"nosuch" + tail},
 			} {
 				if got := bad.Do(args...); !strings.HasPrefix(got, "-ERR ") || !strings.Contains(strings.ToLower(got), "unknown ") {
 					t.Fatalf("%q is answered %q", args, got)
@@ -131,10 +139,26 @@ func TestConnectionState(t *testing.T) {
 		other.Do("SET", "product:1", "v")
 		n.warm(other, "GET", "product:1")
 		for _, args := range [][]string{
-			{"READONLY"}, {"READWRITE"}, {"ASKING"}, {"READONLY", "x"}, {"CLIENT", "NO-EVICT", "nonsense"}, {"CLIENT", "NO-TOUCH", "nonsense"}, {"CLIENT", "NO-TOUCH"},
-			{"CLIENT", "CAPA"}, {"CLIENT", "SETINFO", "lib-foo", "x"}, {"CLIENT", "SETINFO", "lib-name"}, {"CLIENT", "SETINFO", "LIB-NAME", "x y"}, {"CLIENT", "NOSUCH", "a"},
-			{"CLIENT", "CAPA", "redirect"}, {"CLIENT", "NO-EVICT", "ON"}, {"CLIENT", "NO-TOUCH", "ON"}, {"CLIENT", "IMPORT-SOURCE", "ON"}, {"client", "setinfo", "lib-ver", "1"},
-			{"OBJECT", "nosuch", "x"}, {"NOSUCH", "a", "b"}, {"CLUSTER", "NOSUCH"},
+			{"READONLY"},
+			{"READWRITE"},
+			{"ASKING"},
+			{"READONLY", "x"},
+			{"CLIENT", "NO-EVICT", "nonsense"},
+			{"CLIENT", "NO-TOUCH", "nonsense"},
+			{"CLIENT", "NO-TOUCH"},
+			{"CLIENT", "CAPA"},
+			{"CLIENT", "SETINFO", "lib-foo", "x"},
+			{"CLIENT", "SETINFO", "lib-name"},
+			{"CLIENT", "SETINFO", "LIB-NAME", "x y"},
+			{"CLIENT", "NOSUCH", "a"},
+			{"CLIENT", "CAPA", "redirect"},
+			{"CLIENT", "NO-EVICT", "ON"},
+			{"CLIENT", "NO-TOUCH", "ON"},
+			{"CLIENT", "IMPORT-SOURCE", "ON"},
+			{"client", "setinfo", "lib-ver", "1"},
+			{"OBJECT", "nosuch", "x"},
+			{"NOSUCH", "a", "b"},
+			{"CLUSTER", "NOSUCH"},
 		} {
 			c := n.dial()
 			expected := direct.Do(args...)
