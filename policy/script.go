@@ -148,6 +148,13 @@ var lengthy = map[string]bool{
 	"string": true, "table": true, "coroutine": true, "xpcall": true, "bit": true, "struct": true, "cjson": true, "cmsgpack": true, "os": true,
 }
 
+type analysis struct {
+	verdict
+	tokens []token // the last is tokenEnd
+	at     int
+	bound  map[string]bool // variables that hold a key of KEYS, wherever they hold anything
+}
+
 // ends reports whether a script that keeps to its KEYS is sure to end soon: its loops are
 // over KEYS, none within another, and it has no name of lengthy. Methods of strings
 // are such functions too.
@@ -174,13 +181,6 @@ func (a *analysis) ends() bool {
 		}
 	}
 	return true
-}
-
-type analysis struct {
-	verdict
-	tokens []token // the last is tokenEnd
-	at     int
-	bound  map[string]bool // variables that hold a key of KEYS, wherever they hold anything
 }
 
 // peek returns the token n places on, or the end.

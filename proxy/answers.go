@@ -11,7 +11,7 @@ func (s *session) replyRaw(b []byte) {
 		*s.captured = append(*s.captured, b...)
 	case s.muted():
 	default:
-		s.conn.reply(b)
+		s.reply(b)
 	}
 }
 

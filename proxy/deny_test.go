@@ -35,8 +35,13 @@ func TestDenyScripts(t *testing.T) {
 			c := n.dial()
 			want(t, c, "OK", "SET", "k", "v")
 			for _, args := range [][]string{
-				{"FLUSHALL"}, {"EVAL", "return redis.call('flushall')", "0"}, {"EVALSHA", sha, "0"}, {"eval_ro", "return redis.call('flushall')", "0"},
-				{"EVALSHA_RO", sha, "0"}, {"FCALL", "f", "0"}, {"FCALL_RO", "f", "0"},
+				{"FLUSHALL"},
+				{"EVAL", "return redis.call('flushall')", "0"},
+				{"EVALSHA", sha, "0"},
+				{"eval_ro", "return redis.call('flushall')", "0"},
+				{"EVALSHA_RO", sha, "0"},
+				{"FCALL", "f", "0"},
+				{"FCALL_RO", "f", "0"},
 			} {
 				for _, multi := range []bool{false, true} {
 					if multi {

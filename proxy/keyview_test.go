@@ -232,7 +232,7 @@ func TestKeyspaceEventsRandom(t *testing.T) {
 			dbs := make([]*redistest.Client, 3)
 			for db := range dbs {
 				dbs[db] = redistest.Dial(t, redis.Addr)
-				defer dbs[db].Close()
+				t.Cleanup(dbs[db].Close)
 				dbs[db].Do("SELECT", fmt.Sprint(db))
 			}
 			keys := []string{"product:1", "plain", "p", "lock:s", "product:@1__:x"}

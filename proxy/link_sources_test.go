@@ -242,6 +242,7 @@ func TestEveryWriteIsNoticed(t *testing.T) {
 }
 
 func everyWriteIsNoticed(t *testing.T, name redistest.Name) {
+	t.Helper()
 	redis := redistest.StartNamed(t, name, "--notify-keyspace-events", "KA")
 	elsewhere := redistest.StartNamed(t, name)
 	n := launch(t, redis.URL(), func(c *Config) { c.Link = link.ModeNone })

@@ -22,10 +22,14 @@ func uses(t *testing.T, c *redistest.Client, who string) {
 		{"OK", []string{"SET", "lock:" + who, "x", "EX", "10"}},
 		{"1", []string{"DEL", "lock:" + who}},
 		{"OK", []string{"SET", "plain", who}},
-		{"OK", []string{"MULTI"}}, {"QUEUED", []string{"GET", "plain"}}, {"[" + who + "]", []string{"EXEC"}},
+		{"OK", []string{"MULTI"}},
+		{"QUEUED", []string{"GET", "plain"}},
+		{"[" + who + "]", []string{"EXEC"}},
 		{"(nil)", []string{"BLPOP", "nothing", "0.01"}},
 		{"[" + who + " " + who + "]", []string{"MGET", "product:1", "plain"}},
-		{"OK", []string{"SELECT", "7"}}, {"OK", []string{"SET", "x", who}}, {"OK", []string{"SELECT", "0"}},
+		{"OK", []string{"SELECT", "7"}},
+		{"OK", []string{"SET", "x", who}},
+		{"OK", []string{"SELECT", "0"}},
 	} {
 		if got := c.Do(step.args...); got != step.want {
 			t.Errorf("%s: %v answered %s, want %s", who, step.args, got, step.want)

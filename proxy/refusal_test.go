@@ -36,12 +36,29 @@ func fillBoth(c *redistest.Client) {
 
 // readsAndFrees are the commands by which a full memory is looked at and freed.
 var readsAndFrees = [][]string{
-	{"GET", "product:1"}, {"GET", "lock:1"}, {"MGET", "product:1", "product:2"}, {"MGET", "product:1", "lock:1", "none:1"},
-	{"STRLEN", "product:1"}, {"EXISTS", "product:1", "lock:1", "lock:9"}, {"TOUCH", "product:1", "lock:1"}, {"DBSIZE"},
-	{"KEYS", "*"}, {"TYPE", "product:1"}, {"PTTL", "product:1"}, {"GET", "product:none"},
-	{"LLEN", "product:1"}, {"SET", "product:3", "x"}, {"SET", "lock:3", "x"}, {"MSET", "product:3", "x", "lock:3", "x"},
-	{"DEL", "product:1", "lock:1"}, {"UNLINK", "product:2", "lock:2", "none:1"}, {"GET", "product:1"},
-	{"MGET", "product:1", "product:2", "lock:1"}, {"FLUSHDB"}, {"DBSIZE"}, {"RANDOMKEY"},
+	{"GET", "product:1"},
+	{"GET", "lock:1"},
+	{"MGET", "product:1", "product:2"},
+	{"MGET", "product:1", "lock:1", "none:1"},
+	{"STRLEN", "product:1"},
+	{"EXISTS", "product:1", "lock:1", "lock:9"},
+	{"TOUCH", "product:1", "lock:1"},
+	{"DBSIZE"},
+	{"KEYS", "*"},
+	{"TYPE", "product:1"},
+	{"PTTL", "product:1"},
+	{"GET", "product:none"},
+	{"LLEN", "product:1"},
+	{"SET", "product:3", "x"},
+	{"SET", "lock:3", "x"},
+	{"MSET", "product:3", "x", "lock:3", "x"},
+	{"DEL", "product:1", "lock:1"},
+	{"UNLINK", "product:2", "lock:2", "none:1"},
+	{"GET", "product:1"},
+	{"MGET", "product:1", "product:2", "lock:1"},
+	{"FLUSHDB"},
+	{"DBSIZE"},
+	{"RANDOMKEY"},
 }
 
 // sorted makes answers comparable whose order is nobody's.
@@ -293,21 +310,31 @@ func TestForbiddenSelectInBetween(t *testing.T) {
 // client's, whichever way the command takes.
 func TestServerStates(t *testing.T) {
 	commands := [][]string{
-		{"GET", "product:1"}, {"MGET", "product:1", "product:2"}, {"MGET", "product:1", "lock:1"}, {"DBSIZE"}, {"KEYS", "*"},
-		{"EXISTS", "product:1", "lock:1"}, {"SET", "product:3", "x"}, {"DEL", "product:1", "lock:1"}, {"UNLINK", "product:1", "lock:1"},
-		{"MSET", "product:3", "x", "lock:3", "x"}, {"TOUCH", "product:1", "lock:1"}, {"MSET", "product:3", "x", "product:4", "y"}, {"FLUSHDB"},
+		{"GET", "product:1"},
+		{"MGET", "product:1", "product:2"},
+		{"MGET", "product:1", "lock:1"},
+		{"DBSIZE"},
+		{"KEYS", "*"},
+		{"EXISTS", "product:1", "lock:1"},
+		{"SET", "product:3", "x"},
+		{"DEL", "product:1", "lock:1"},
+		{"UNLINK", "product:1", "lock:1"},
+		{"MSET", "product:3", "x", "lock:3", "x"},
+		{"TOUCH", "product:1", "lock:1"},
+		{"MSET", "product:3", "x", "product:4", "y"},
+		{"FLUSHDB"},
 	}
 	for _, state := range []struct {
 		name  string
-		enter func(t *testing.T, s *redistest.Server)
+		enter func(s *redistest.Server)
 	}{
-		{"READONLY", func(t *testing.T, s *redistest.Server) { s.Do("REPLICAOF", "127.0.0.1", "1") }},
-		{"MASTERDOWN", func(t *testing.T, s *redistest.Server) {
+		{"READONLY", func(s *redistest.Server) { s.Do("REPLICAOF", "127.0.0.1", "1") }},
+		{"MASTERDOWN", func(s *redistest.Server) {
 			s.Do("CONFIG", "SET", "replica-serve-stale-data", "no")
 			s.Do("REPLICAOF", "127.0.0.1", "1")
 		}},
-		{"NOREPLICAS", func(t *testing.T, s *redistest.Server) { s.Do("CONFIG", "SET", "min-replicas-to-write", "1") }},
-		{"MISCONF", func(t *testing.T, s *redistest.Server) {
+		{"NOREPLICAS", func(s *redistest.Server) { s.Do("CONFIG", "SET", "min-replicas-to-write", "1") }},
+		{"MISCONF", func(s *redistest.Server) {
 			dir := strings.Fields(strings.Trim(s.Do("CONFIG", "GET", "dir"), "[]"))[1]
 			if err := os.MkdirAll(filepath.Join(dir, "dump.rdb", "occupied"), 0o700); err != nil {
 				t.Fatal(err)
@@ -333,8 +360,8 @@ func TestServerStates(t *testing.T) {
 				fillBoth(d)
 				fillBoth(c)
 				c.Do("GET", "product:9") // its fetch works
-				state.enter(t, direct)
-				state.enter(t, behind)
+				state.enter(direct)
+				state.enter(behind)
 				for _, args := range commands {
 					want := sorted(args, d.Do(args...))
 					n.eventually(fmt.Sprintf("%v is answered %s", args, want), func() bool { // the link may have to come back

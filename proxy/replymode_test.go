@@ -50,7 +50,8 @@ func TestClientReplyAsRedis(t *testing.T) {
 				for _, what := range []string{"RESET", "SUBSCRIBE", "BLPOP"} {
 					drop(what)
 				}
-				end = "DISCARD\r\n" + end[strings.Index(end, "CLIENT"):]
+				_, rest, _ := strings.Cut(end, "CLIENT")
+				end = "DISCARD\r\nCLIENT" + rest
 			case redistest.Redis8: // an empty command is no command there
 				drop("*0")
 				drop("")

@@ -164,13 +164,27 @@ func TestRightsToDatabases(t *testing.T) {
 				}
 			}
 			d, c := redistest.Dial(t, direct.Addr), n.dial()
-			defer d.Close()
+			t.Cleanup(d.Close)
 			want(t, d, "OK", "AUTH", user, "pw")
 			want(t, c, "OK", "AUTH", user, "pw")
 			for range 2 {
 				for _, args := range [][]string{
-					{"SELECT", "5"}, {"GET", "x"}, {"SELECT", "4"}, {"GET", "x"}, {"SELECT", "05"}, {"SELECT", "16"}, {"SELECT", ""}, {"GET", "x"}, {"SELECT", "0"}, {"GET", "x"},
-					{"MULTI"}, {"SELECT", "5"}, {"GET", "x"}, {"EXEC"}, {"GET", "x"}, {"SELECT", "0"},
+					{"SELECT", "5"},
+					{"GET", "x"},
+					{"SELECT", "4"},
+					{"GET", "x"},
+					{"SELECT", "05"},
+					{"SELECT", "16"},
+					{"SELECT", ""},
+					{"GET", "x"},
+					{"SELECT", "0"},
+					{"GET", "x"},
+					{"MULTI"},
+					{"SELECT", "5"},
+					{"GET", "x"},
+					{"EXEC"},
+					{"GET", "x"},
+					{"SELECT", "0"},
 				} {
 					if want, got := d.Do(args...), c.Do(args...); got != want {
 						t.Errorf("%s: %v answered %s, Redis %s", user, args, got, want)
@@ -197,9 +211,18 @@ func TestReadsAreNotShared(t *testing.T) {
 		direct, behind := redistest.StartNamed(t, name), redistest.StartNamed(t, name)
 		n := start(t, behind, nil)
 		requests := [][]string{
-			{"GET", "product:1"}, {"MGET", "product:1"}, {"GET", "product:2"}, {"MGET", "product:2"}, {"GET", "product:3"}, {"MGET", "product:3"},
-			{"MGET", "product:1", "product:2"}, {"MGET", "product:2", "product:1"}, {"MGET", "product:3", "product:1"}, {"GET", "product:1"},
-			{"MGET", "product:1", "product:none"}, {"GET", "product:none"},
+			{"GET", "product:1"},
+			{"MGET", "product:1"},
+			{"GET", "product:2"},
+			{"MGET", "product:2"},
+			{"GET", "product:3"},
+			{"MGET", "product:3"},
+			{"MGET", "product:1", "product:2"},
+			{"MGET", "product:2", "product:1"},
+			{"MGET", "product:3", "product:1"},
+			{"GET", "product:1"},
+			{"MGET", "product:1", "product:none"},
+			{"GET", "product:none"},
 		}
 		for user, rules := range users {
 			for _, s := range []*redistest.Server{direct, behind} {
@@ -211,7 +234,7 @@ func TestReadsAreNotShared(t *testing.T) {
 				}
 			}
 			d, c := redistest.Dial(t, direct.Addr), n.as(user, "pw")
-			defer d.Close()
+			t.Cleanup(d.Close)
 			want(t, d, "OK", "AUTH", user, "pw")
 			for range 3 {
 				for _, args := range requests {

@@ -96,7 +96,8 @@ func (s *session) pastStalled(c *origin.Conn) (*origin.Conn, error) {
 		return nil, err
 	}
 	if !s.inOrder(r) {
-		return c, c.Err() // it follows what is there
+		err = c.Err()
+		return c, err // it follows what is there
 	}
 	return r, nil
 }

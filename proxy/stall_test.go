@@ -25,8 +25,18 @@ func TestPauseWriteAtRedis(t *testing.T) {
 			redis.DoDB(1, "MSET", "product:1", "p1", "product:2", "p2")
 			redis.Do("SET", "lock:held", "me")
 			reads := []struct{ line, want string }{
-				{"GET x", "before"}, {"LRANGE l 0 -1", "[a b]"}, {"MGET x l", "[before (nil)]"}, {"GET lock:held", "me"}, {"PING", "PONG"}, {"ECHO e", "e"},
-				{"MGET product:1 product:2", "[p1 p2]"}, {"GET product:1", "p1"}, {"MGET x product:1", "[before p1]"}, {"EXISTS x", "1"}, {"TTL x", "-1"}, {"DBSIZE", "5"},
+				{"GET x", "before"},
+				{"LRANGE l 0 -1", "[a b]"},
+				{"MGET x l", "[before (nil)]"},
+				{"GET lock:held", "me"},
+				{"PING", "PONG"},
+				{"ECHO e", "e"},
+				{"MGET product:1 product:2", "[p1 p2]"},
+				{"GET product:1", "p1"},
+				{"MGET x product:1", "[before p1]"},
+				{"EXISTS x", "1"},
+				{"TTL x", "-1"},
+				{"DBSIZE", "5"},
 			}
 			var writers, readers []*redistest.Client
 			for range 4 {

@@ -245,14 +245,14 @@ func (s *session) becomeTarget() (number int64, err error) {
 
 // untarget is called when by's invalidations do not go to t any more. When nobody's
 // do, t gives back the connection that it has pinned for them.
-func (t *session) untarget(by *session) {
-	if t == nil || t.targeted.Add(-1) > 0 {
+func (s *session) untarget(by *session) {
+	if s == nil || s.targeted.Add(-1) > 0 {
 		return
 	}
-	if t == by {
-		t.endTarget()
+	if s == by {
+		s.endTarget()
 	} else {
-		t.postOnly(t.endTarget)
+		s.postOnly(s.endTarget)
 	}
 }
 

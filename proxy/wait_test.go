@@ -28,8 +28,13 @@ func TestWait(t *testing.T) {
 			n := start(t, redis, nil)
 			c := n.dial()
 			for _, write := range [][]string{
-				{"SET", "product:1", "a"}, {"SET", "lock:1", "a", "NX"}, {"MSET", "product:1", "b", "plain", "c"}, {"DEL", "product:1", "plain"},
-				{"EVAL", "return redis.call('incr', 'n')", "0"}, {"XADD", "s", "*", "f", "v"}, {"FLUSHDB"},
+				{"SET", "product:1", "a"},
+				{"SET", "lock:1", "a", "NX"},
+				{"MSET", "product:1", "b", "plain", "c"},
+				{"DEL", "product:1", "plain"},
+				{"EVAL", "return redis.call('incr', 'n')", "0"},
+				{"XADD", "s", "*", "f", "v"},
+				{"FLUSHDB"},
 			} {
 				if got := c.Do(write...); strings.HasPrefix(got, "-") {
 					t.Fatalf("%v answered %s", write, got)

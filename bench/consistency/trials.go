@@ -143,7 +143,7 @@ func (r *trialRun) all(ctx context.Context) error {
 	wg.Go(func() {
 		stop := context.AfterFunc(ctx, func() { _ = link.Close() })
 		defer stop()
-		if err := r.listen(link); err != nil && ctx.Err() == nil {
+		if err := r.listen(link); ctx.Err() == nil {
 			cancel(fmt.Errorf("the link: %w", err))
 		}
 	})
@@ -280,7 +280,8 @@ func (r *trialRun) ponged() error {
 	r.sent = r.sent[1:]
 	var again []*proving
 	for _, p := range batch {
-		if p.left--; p.left > 0 {
+		p.left--
+		if p.left > 0 {
 			again = append(again, p)
 			continue
 		}

@@ -107,7 +107,8 @@ func (d *decoder) flat(list token.Tokens) error {
 				return d.errorAt(t, "more than %d keys beside each other", mostKeys)
 			}
 		case token.AnchorType, token.AliasType, token.TagType:
-			if marks++; marks > mostMarks {
+			marks++
+			if marks > mostMarks {
 				return d.errorAt(t, "anchors, aliases and tags are not supported")
 			}
 		}

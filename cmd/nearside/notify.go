@@ -49,7 +49,10 @@ func (s supervisor) tell(state string) error {
 		return err
 	}
 	defer c.Close()
-	c.SetWriteDeadline(time.Now().Add(tellWithin)) // one that reads nothing must not hold up the end
+	// One that reads nothing must not hold up the end.
+	if err := c.SetWriteDeadline(time.Now().Add(tellWithin)); err != nil {
+		return err
+	}
 	_, err = c.Write([]byte(state))
 	return err
 }

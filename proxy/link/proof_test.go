@@ -306,7 +306,8 @@ func TestServerByHello(t *testing.T) {
 		"%1\r\n$6\r\nserver\r\n$9": 3,
 	} {
 		var got threading
-		if got.threadsOf(serverByHello([]byte(reply))); got.steps != want {
+		got.threadsOf(serverByHello([]byte(reply)))
+		if got.steps != want {
 			t.Errorf("%q: %d (%s), want %d", reply, got.steps, got.server, want)
 		}
 	}

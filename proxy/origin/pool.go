@@ -144,7 +144,8 @@ func (o *Origin) retireLongestUnused(most int) {
 	o.mu.Lock()
 	for c := range o.conns {
 		if c.kind == shared && c.Err() == nil {
-			if n++; c.Outstanding() == 0 && !o.stays(c.group) {
+			n++
+			if c.Outstanding() == 0 && !o.stays(c.group) {
 				unused = append(unused, c)
 			}
 		}
@@ -222,9 +223,7 @@ func (o *Origin) patiently(ctx context.Context, try func() (*Conn, error)) (*Con
 			continue
 		}
 		if over == nil {
-			t := time.NewTimer(patience)
-			defer t.Stop()
-			over = t.C
+			over = time.After(patience)
 		}
 		select {
 		case <-freed:
@@ -371,7 +370,8 @@ func (o *Origin) takeSurplus(k kind) *Conn {
 	}
 	for i, c := range o.idle {
 		if c.kind == k {
-			if n++; oldest < 0 {
+			n++
+			if oldest < 0 {
 				oldest = i
 			}
 		}
