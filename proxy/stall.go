@@ -145,8 +145,10 @@ func (s *session) moveReads(c, r *origin.Conn) {
 	all := true
 	for at := &q.head; *at != nil; at = &(*at).next {
 		sl := *at
-		if sl.done || sl.via != c || sl.read && sl.fetch == nil && !sl.moving.ready {
-			continue // answered, elsewhere, or waiting for another session's fetch
+		if sl.done || sl.via != c || sl.read && !sl.moving.ready {
+			// Answered, or elsewhere; or it waits for another session's fetch, or its own is not
+			// sent yet: then it is the last one here.
+			continue
 		}
 		if !sl.moving.ready || sl.fetch != nil && !atomic.CompareAndSwapUint32(&sl.moving.fate, fateOpen, fateElsewhere) {
 			all = false
