@@ -128,8 +128,10 @@ func (s *session) moveReads(c, r *origin.Conn) {
 	var moved []*slot
 	waits := s.replace(r, func(p *pending) (*pending, bool) {
 		sl := p.owner.(*slot)
-		if sl.via != c || sl.overtaken && sl.fetch == nil && !sl.moving.ready {
-			return p, true // elsewhere, or waiting for another session's fetch
+		if sl.via != c || sl.overtaken && !sl.moving.ready {
+			// Elsewhere; or it waits for another session's fetch, or its own is not sent yet: then it
+			// is the last one here.
+			return p, true
 		}
 		if !sl.moving.ready || sl.fetch != nil && !atomic.CompareAndSwapUint32(&sl.moving.fate, fateOpen, fateElsewhere) {
 			return p, false
