@@ -50,6 +50,9 @@ func (s *session) carryOut(raw []byte) {
 	s.decide()
 	s.start()
 	d := &s.d
+	if len(raw) >= aloneSize {
+		d.Alone = true
+	}
 	s.last.Store(d.Cmd)
 	if !s.authed && !allowedUnauthed(d.Cmd) {
 		s.path = pathRefused

@@ -57,7 +57,8 @@ func TestSlowOrigin(t *testing.T) {
 	relay, n, _ := onRelay(t, server, slowly)
 	c := n.dial()
 	want(t, c, "OK", "CLIENT", "SETNAME", "shop")
-	want(t, c, "[(nil)]", "MGET", "product:seen") // what Redis is asked once is not what is late
+	want(t, c, "[(nil) (nil)]", "MGET", "product:3", "product:4") // Redis is asked once whether it may be cached
+	want(t, c, "[(nil)]", "MGET", "product:seen")                 // what Redis is asked once is not what is late
 	for _, tt := range []struct {
 		path path
 		want string
